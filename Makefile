@@ -1,0 +1,35 @@
+# `make demo`: set up, then run the maps notebook.   `make test`: set up, then run all notebooks and tests.
+# Everything is installed into .venv inside this folder; each command can be repeated.
+PYTHON ?= python3
+BIN    := .venv/bin
+N      ?= 128
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONUNBUFFERED := 1
+
+.PHONY: demo test setup readme clean
+
+setup: .venv/ready
+
+.venv/ready: setup.py settings.ini
+	@$(PYTHON) -c "import sys; v=sys.version_info; sys.exit(0 if v >= (3, 11) else f'dde_kit needs Python 3.11 or newer, $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.12 ...')"
+	@echo "Setting up .venv (a few minutes, about 6 GB: most of it is torch) ..."
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: setup
+	@mkdir -p out
+	papermill nbs/30_maps.ipynb out/30_maps.ipynb -p N $(N)
+	@echo; echo "The executed notebook: out/30_maps.ipynb (open it with: .venv/bin/jupyter lab out/30_maps.ipynb)"
+	@echo "Table and pictures:    results/maps/tiny/N$(N)-*.csv, .json, .png"
+
+# Two notebooks at a time with one thread of torch each: busy threads on shared cores wait for each other.
+test: setup
+	OMP_NUM_THREADS=1 DDE_KIT_RESULTS=out/results nbdev_test --n_workers 2 --timing
+	OMP_NUM_THREADS=1 pytest -q
+
+readme: setup
+	cd nbs && jupyter nbconvert --to markdown --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags=noinput --output-dir .. --output README index.ipynb
+
+clean:
+	rm -rf out build dist *.egg-info .pytest_cache
