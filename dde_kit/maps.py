@@ -36,7 +36,7 @@ from .metrics import *
 from .networks import *
 
 # %% ../nbs/30_maps.ipynb #c007
-CLASSES = dict(ground=(236,232,222), road=(255,255,255), avenue=(248,201,120), building=(196,182,170), park=(173,214,150), water=(150,196,232)) # colours of the map
+CLASSES = dict(ground=(238,232,213), road=(88,92,104), avenue=(255,170,60), building=(186,84,70), park=(96,176,90), water=(60,130,210)) # colours of the map
 
 SEASON = np.array([[.50,.66,.34], [.24,.44,.20], [.66,.46,.20], [.52,.50,.44], [.50,.66,.34]]) # grass in spring, summer, autumn, winter, spring
 TREE   = np.array([[.36,.56,.26], [.12,.30,.12], [.60,.30,.10], [.40,.36,.30], [.36,.56,.26]]) # crowns
@@ -291,7 +291,7 @@ class Preset:
 tiny = Preset(
     base = dict(widths=(64,128,192), blocks=(1,1,1), stem=4),
     coordinator = dict(patch=16, hidden=192, depth=4, heads=3, mlp_ratio=3, residual=True, noisy=True, time_scale=4., trim=True),
-    base_fit = dict(noise=(-.3,1.7), steps=2500, batch=16, lr=8e-4, schedule='cosine', warmup=100, clip=1.),
+    base_fit = dict(noise=(-.3,1.7), steps=2600, batch=16, lr=1.4e-3, schedule='cosine', warmup=100, clip=1.),
     fit = dict(noise=(.7,1.2), steps=4000, batch=8, lr=1.5e-3, schedule='cosine', warmup=100, clip=1., pools=((8,.5),(32,.5))),
     sampler = dict(steps=16, sigma_min=.01, sigma_max=80.),
     canvases = ((96,96),(96,96),(64,160),(160,64),(64,256),(256,64)),

@@ -78,10 +78,10 @@ def kid(
 
 # %% ../nbs/07_metrics.ipynb #c033
 def _map_term(c, R, W, s):
-    "c (1-T) c for every row of c, where T = R' W diag(1/s) W' R."
+    "c (1-T) c for every row of c, where T = R' W diag(1/s) W' R; times n/(n-1), as covariances are."
     keep = s > 1e-9*s.max()
     P = c@(W[:, keep].T@R).T
-    return c.square().sum(1) - (P.square()/s[keep]).sum(1)
+    return (c.square().sum(1) - (P.square()/s[keep]).sum(1))*len(c)/(len(c)-1)
 
 def fid_influence(a, b):
     "FID and the influence of every picture of both sets: value, (n,), (m,)."
@@ -154,9 +154,9 @@ def bootstrap(
     value,ia,ib = _stat(stat)(a, b)
     reps = _replicates(value, ia, n, seed)
     if _both(reals) and ib is not None: reps = reps + _replicates(0., ib, n, (seed, 1))
-    return _interval(value, reps, level)
+    return _interval(value, reps.clamp(min=0) if stat == 'fid' else reps, level)
 
-# %% ../nbs/07_metrics.ipynb #c050
+# %% ../nbs/07_metrics.ipynb #c052
 def _two(stat, a1, a2, b, n, seed, both, paired):
     (v1,i1,r1),(v2,i2,r2) = _stat(stat)(a1, b),_stat(stat)(a2, b)
     if paired is None: paired = len(i1) == len(i2)
@@ -181,7 +181,7 @@ def compare(
     if how != 'ratio': raise ValueError(f"how={how!r}: choose 'ratio' or 'difference'.")
     return _interval(v1/v2 if v2 else math.nan, torch.where((q > 0).all(), p/q, math.nan), level)
 
-# %% ../nbs/07_metrics.ipynb #c055
+# %% ../nbs/07_metrics.ipynb #c057
 def fid_curve(
     a, # (n, d) features of generated pictures
     b, # (m, d) features of all real pictures
@@ -198,7 +198,7 @@ def fid_curve(
         rows.append(dict(n=int(n), fid=float(np.mean(v)), sd=float(np.std(v))))
     return rows
 
-# %% ../nbs/07_metrics.ipynb #c060
+# %% ../nbs/07_metrics.ipynb #c062
 def to_uint8(
     x, # (n, 3, H, W) float in [-1, 1] (values outside are clipped), or uint8, handed on as it is
     truncate:bool=False, # cut the fraction off as the authors' code does, instead of rounding
@@ -211,20 +211,20 @@ def to_uint8(
     x = ((x.float() + 1)*127.5).clip(0, 255)
     return (x if truncate else x.round()).to(torch.uint8)
 
-# %% ../nbs/07_metrics.ipynb #c063
+# %% ../nbs/07_metrics.ipynb #c065
 class FeatureNet(nn.Module):
-    "The kit's small feature network: filter statistics at four scales, mixed to d features."
+    "The kit's small feature network: filter statistics at three scales, mixed to d features."
     def __init__(self,
-        width:int=32, # channels of the first layer
+        width:int=64, # number of filters of the first layer
         d:int=64, # number of features
         n_targets:int=8, # outputs of the head that training uses
     ):
         super().__init__()
         self.config = dict(width=width, d=d, n_targets=n_targets)
-        ws = [3, width, 2*width, 4*width, 4*width]
-        self.convs = nn.ModuleList(nn.Conv2d(i, o, 5 if i == 3 else 3, stride=2, padding=2 if i == 3 else 1) for i,o in zip(ws, ws[1:]))
-        self.norms = nn.ModuleList(nn.GroupNorm(max(1, o//8), o) for o in ws[1:])
-        self.mix = nn.Sequential(nn.Linear(2*sum(ws[1:]), 2*d), nn.GELU(), nn.Linear(2*d, d))
+        w = width
+        self.convs = nn.ModuleList([nn.Conv2d(3, w, 7, 4, 3), nn.Conv2d(w, 2*w, 3, 2, 1), nn.Conv2d(2*w, 2*w, 3, 2, 1)])
+        self.norms = nn.ModuleList(nn.GroupNorm(max(1, k//8), k) for k in (w, 2*w, 2*w))
+        self.mix = nn.Sequential(nn.BatchNorm1d(10*w, affine=False), nn.Linear(10*w, 2*d), nn.GELU(), nn.Linear(2*d, d))
         self.head = nn.Sequential(nn.GELU(), nn.Linear(d, n_targets))
 
     def forward(self, x): # (b, 3, 299, 299) float in [0, 255] -> (b, d)
@@ -235,7 +235,7 @@ class FeatureNet(nn.Module):
             h = nnf.gelu(norm(h))
         return self.mix(torch.cat(seen, 1))
 
-# %% ../nbs/07_metrics.ipynb #c065
+# %% ../nbs/07_metrics.ipynb #c067
 def feature_loss(
     net, # FeatureNet
     x, # (b, 3, 299, 299) pictures, float in [0, 255]
@@ -249,7 +249,7 @@ def feature_loss(
     C = torch.cov(f.T) - torch.eye(f.shape[1], device=f.device)
     return error + white*C.square().sum()/f.shape[1]
 
-# %% ../nbs/07_metrics.ipynb #c066
+# %% ../nbs/07_metrics.ipynb #c068
 def resize299(x): # (b, 3, H, W) uint8, or float in [-1, 1]
     "clean-fid's resizing, to a few thousandths of a grey level, for whole batches in training: (b, 3, 299, 299) float in [0, 255]."
     x = to_uint8(x).float()
@@ -258,7 +258,7 @@ def resize299(x): # (b, 3, H, W) uint8, or float in [-1, 1]
 def train_features(
     batch_fn, # step -> (pictures (b, 3, H, W) uint8 or float in [-1, 1], targets (b, n_targets))
     net, # FeatureNet, trained in place
-    steps:int=1000, lr:float=2e-3, white:float=0.1, progress:bool=True,
+    steps:int=1000, lr:float=3e-3, white:float=0.1, progress:bool=True,
 )->list: # loss of every step
     "Train the feature network: Adam, rate rising for a tenth of the steps and falling to 0."
     from tqdm.auto import trange
@@ -273,7 +273,7 @@ def train_features(
     net.eval()
     return losses
 
-# %% ../nbs/07_metrics.ipynb #c071
+# %% ../nbs/07_metrics.ipynb #c073
 class Extractor:
     "A feature network for clean-fid, with the name that its table carries."
     def __init__(self, net, name, distance, device='cpu'):
@@ -282,7 +282,7 @@ class Extractor:
         with torch.no_grad(): return self.net(x.to(self.device))
     def __repr__(self): return f'{self.name}: {self.distance}'
 
-# %% ../nbs/07_metrics.ipynb #c073
+# %% ../nbs/07_metrics.ipynb #c075
 def save_feature_net(net, path):
     "Write a FeatureNet as safetensors, its configuration in the header."
     from safetensors.torch import save_file
@@ -306,7 +306,7 @@ def kit_small_path():
     "Where the weights of kit-small lie inside the package."
     return Path(str(resources.files('dde_kit')))/'weights'/'kit-small.safetensors'
 
-# %% ../nbs/07_metrics.ipynb #c075
+# %% ../nbs/07_metrics.ipynb #c077
 INCEPTION = 'inception-2015-12-05.pt'
 INCEPTION_URL = f'https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{INCEPTION}'
 
@@ -323,15 +323,15 @@ def load_inception(path, device='cpu'):
     why = 'the archive is cut off'
     try:
         if zipfile.is_zipfile(file):
-            net = InceptionV3W(str(file.parent), download=False)
-            f = net(torch.full((1, 3, 299, 299), 128.))
+            net = InceptionV3W(str(file.parent), download=False).requires_grad_(False)
+            with torch.no_grad(): f = net(torch.full((1, 3, 299, 299), 128.))
             if f.shape == (1, 2048) and f.isfinite().all(): return net.to(device).eval()
             why = f'it gives {tuple(f.shape)} instead of (1, 2048) finite features'
     except Exception as e: why = f'{type(e).__name__} while it was tried'
     raise ValueError(f"{file} ({file.stat().st_size:,} bytes) is not a whole copy of clean-fid's Inception network: {why}. "
                      'An interrupted download leaves such a file. Delete it and fetch it again, for example with download=True.')
 
-# %% ../nbs/07_metrics.ipynb #c076
+# %% ../nbs/07_metrics.ipynb #c078
 def download_inception(folder=None, url=INCEPTION_URL, device='cpu'):
     "Fetch the Inception file under a temporary name, try it, and only then move it to its place."
     folder = Path(folder or inception_folder()); folder.mkdir(parents=True, exist_ok=True)
@@ -342,16 +342,16 @@ def download_inception(folder=None, url=INCEPTION_URL, device='cpu'):
         os.replace(Path(tmp)/INCEPTION, folder/INCEPTION)
     return net
 
-# %% ../nbs/07_metrics.ipynb #c077
+# %% ../nbs/07_metrics.ipynb #c080
 def _auto_inception(path, download, device):
     "The Inception network or None, and why not."
     if asked := path or os.environ.get('DDE_KIT_INCEPTION'):
         asked = Path(asked); here = asked.parent if asked.name == INCEPTION else asked
         return (download_inception(here, device=device) if download and not (here/INCEPTION).exists() else load_inception(asked, device)), ''
-    for folder in {Path(tempfile.gettempdir()): 0, inception_folder(): 0}:
+    for folder in dict.fromkeys((inception_folder(), Path(tempfile.gettempdir()))):
         if (folder/INCEPTION).exists() and not download:
             try: return load_inception(folder, device), ''
-            except ValueError as e: return None, str(e).split(': ', 1)[0] + ' is damaged'
+            except ValueError: return None, f'{folder/INCEPTION} is damaged (delete it, or download=True)'
     return (download_inception(device=device) if download else None), 'Inception weights are absent (DDE_KIT_INCEPTION names their folder)'
 
 def extractor(
@@ -376,7 +376,7 @@ def extractor(
     net = weights if isinstance(weights, nn.Module) else load_feature_net(weights or kit_small_path())
     return Extractor(net, 'kit-small', 'FID (kit-small)', device)
 
-# %% ../nbs/07_metrics.ipynb #c081
+# %% ../nbs/07_metrics.ipynb #c086
 def features(
     images, # (n, 3, H, W) float in [-1, 1] or uint8
     net, # an Extractor, or any callable (b, 3, 299, 299) in [0, 255] -> (b, d)
@@ -393,10 +393,10 @@ def features(
     for i in trange(0, len(images), batch, disable=not progress):
         x = to_uint8(images[i:i+batch], truncate).permute(0, 2, 3, 1).cpu().numpy()
         x = torch.from_numpy(np.stack([resize(o) for o in x])).permute(0, 3, 1, 2).contiguous()
-        with torch.no_grad(): out.append(net(x).float().cpu())
+        with torch.no_grad(): out.append(net(x).detach().float().cpu())
     return torch.cat(out).numpy()
 
-# %% ../nbs/07_metrics.ipynb #c089
+# %% ../nbs/07_metrics.ipynb #c094
 def borders(
     layout, # a Layout (or anything with `origins` (L, n), `patch` and `size`), or a Tiling together with `size`
     size=None, # canvas (H, W), when a Tiling is given
@@ -406,13 +406,13 @@ def borders(
     ends = [{int(o) for o in layout.origins[:, k]} | {int(o)+p for o in layout.origins[:, k]} for k,p in enumerate(layout.patch)]
     return tuple(sorted(p for p in e if 0 < p < n) for e,n in zip(ends, layout.size))
 
-# %% ../nbs/07_metrics.ipynb #c090
+# %% ../nbs/07_metrics.ipynb #c095
 def seam(
     images, # (n, c, H, W) float in [-1, 1] or uint8
     lines, # (rows, columns): lists of borders p, between pixels p-1 and p, as `borders` returns them
 )->np.ndarray: # (n,) one figure a picture; 1 = no seam
     "Mean step across part borders over the mean step elsewhere."
-    x,ratios = to_uint8(images).float(),[]
+    x,ratios = to_uint8(images).float().cpu(),[]
     for axis,at in zip((2, 3), lines):
         n,at = x.shape[axis],sorted(set(at))
         if any(not 0 < p < n for p in at): raise ValueError(f'Borders {at} do not lie inside a side of {n} pixels: 0 < p < {n} fits.')
@@ -423,7 +423,7 @@ def seam(
     if not ratios: raise ValueError('No borders were given: a canvas of a single part has no seams to measure.')
     return torch.stack(ratios).mean(0).numpy()
 
-# %% ../nbs/07_metrics.ipynb #c096
+# %% ../nbs/07_metrics.ipynb #c102
 def luminance(x): # (n, 3, H, W)
     "Rec. 601 luminance, (n, H, W)."
     return 0.299*x[:, 0] + 0.587*x[:, 1] + 0.114*x[:, 2]
@@ -447,7 +447,7 @@ def describe(x, mask, least, edges):
     std = _mean((lum - mean[:, None, None]).square().nan_to_num(), mask, least).sqrt()
     return torch.stack([*colour.T, std, _shade(lum, mask, 2, edges), _shade(lum, mask, 1, edges)], 1)
 
-# %% ../nbs/07_metrics.ipynb #c097
+# %% ../nbs/07_metrics.ipynb #c103
 looks = dict(colour=[0, 1, 2], light=[3], both=[0, 1, 2, 3], shade=[4, 5])
 
 def agreement(
@@ -470,7 +470,7 @@ def agreement(
     apart = torch.stack([(phi[:, :, i] - phi[:, :, j]).norm(dim=-1) for i,j in combinations(range(4), 2)], -1)
     return apart.flatten(1).nanmean(1).numpy()
 
-# %% ../nbs/07_metrics.ipynb #c108
+# %% ../nbs/07_metrics.ipynb #c114
 def closed(
     method, # (n,) figure of every picture of the method
     baseline, # (n,) the same of the baseline
@@ -487,7 +487,7 @@ def closed(
     gap = b - r
     return _interval((vb-vm)/(vb-vr) if vb != vr else math.nan, torch.where((gap > 0).all(), (b-m)/gap, math.nan), level)
 
-# %% ../nbs/07_metrics.ipynb #c112
+# %% ../nbs/07_metrics.ipynb #c118
 def wilson(
     k:int, # successes
     n:int, # trials
@@ -497,4 +497,4 @@ def wilson(
     if not (n > 0 and 0 <= k <= n): raise ValueError(f'{k} successes of {n} trials: 0 <= k <= n and n > 0 fit.')
     p,z = k/n,NormalDist().inv_cdf((1 + level)/2)
     mid,half = p + z*z/(2*n),z*math.sqrt(p*(1-p)/n + z*z/(4*n*n))
-    return Interval(p, max(0., (mid-half)/(1 + z*z/n)), min(1., (mid+half)/(1 + z*z/n)))
+    return Interval(p, (mid-half)/(1 + z*z/n) if k else 0., (mid+half)/(1 + z*z/n) if k < n else 1.)

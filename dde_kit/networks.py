@@ -290,7 +290,8 @@ def _read_config(folder):
     need = ['kind', 'network', 'overrides', 'sigma_data', 'sampler', 'clamp', 'tensors']
     missing = [k for k in need + ['base', 'base_tensors', 'tiling']*(config.get('kind') == 'dde') if k not in config]
     if missing: raise ValueError(f'{path} lacks {", ".join(missing)}: it was not written by `save`, or was changed. Copy the folder again.')
-    if config['kind'] not in ('denoiser', 'dde'): raise ValueError(f'{path} is of kind {config["kind"]!r}: this version reads denoiser and dde.')
+    if config['kind'] not in ('denoiser', 'dde'): raise ValueError(f'{path} is of kind {config["kind"]!r}, and this version reads '
+        'denoiser and dde: install a newer dde_kit.')
     return config
 
 # %% ../nbs/08_networks.ipynb #c102
@@ -386,8 +387,9 @@ def save(
         'Name its own preset, and what was changed in it.')
     if sampler is not None: D.sampler = dict(sampler)
     if clamp is not None: D.clamp = list(clamp)
-    config = dict(format=FORMAT, kind='dde' if dde else 'denoiser', network=network, overrides=overrides, sigma_data=float(D.sigma_data), sigma_skip=getattr(D, 'sigma_skip', None),
-        sampler=getattr(D, 'sampler', None) or {}, clamp=getattr(D, 'clamp', None), dde_kit=getattr(dde_kit, '__version__', '?'), trained=trained)
+    config = dict(format=FORMAT, kind='dde' if dde else 'denoiser', network=network, overrides=overrides, sigma_data=float(D.sigma_data),
+        sigma_skip=getattr(D, 'sigma_skip', None), sampler=getattr(D, 'sampler', None) or {}, clamp=getattr(D, 'clamp', None),
+        dde_kit=getattr(dde_kit, '__version__', '?'), trained=trained)
     if dde: config |= dict(tiling=_tiling(D.F), space=D.space, **_base_of(D.D, folder, base))
     _check_config(config)
     tensors = {k: v.detach().to('cpu', dtype if v.is_floating_point() else None).contiguous() for k,v in net.state_dict().items()}

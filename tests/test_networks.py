@@ -41,7 +41,7 @@ def awake(net, seed=0):
 
 def base(seed=0, **overrides):
     with torch.random.fork_rng(devices=[]): torch.manual_seed(seed); net = build(BASE, **overrides)
-    D = EDMDenoiser(awake(net, seed), sigma_data=0.4)
+    D = EDMDenoiser(awake(net, seed), sigma_data=0.4, sigma_skip=0.1)
     D.sampler,D.clamp = dict(steps=9, S_churn=2.5),[-1, 1]
     return D
 
@@ -105,7 +105,7 @@ def test_round_trip(tmp_path, overrides):
     assert save(D, tmp_path/'a'/'b', BASE, overrides, seed=3, note='x') == (tmp_path/'a'/'b').resolve()
     E = load(tmp_path/'a'/'b')
     assert same(D, E) and torch.equal(ask(D), ask(E))
-    assert (E.sigma_data, E.sampler, E.clamp, E.config['trained']) == (0.4, D.sampler, [-1, 1], dict(seed=3, note='x'))
+    assert (E.sigma_data, E.sigma_skip, E.sampler, E.clamp, E.config['trained']) == (0.4, 0.1, D.sampler, [-1, 1], dict(seed=3, note='x'))
     assert not E.training and not any(p.requires_grad for p in E.parameters())
     assert all(p.requires_grad for p in load(str(tmp_path/'a'/'b'), trainable=True).parameters())
     assert sorted(os.listdir(tmp_path/'a')) == ['b'] and sorted(os.listdir(tmp_path/'a'/'b')) == FILES
