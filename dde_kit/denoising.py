@@ -99,7 +99,7 @@ class EDMDenoiser(nn.Module):
         d = next((p.dtype for p in self.parameters()), x.dtype)
         return c_skip*x + c_out*self.net((c_in*x).to(d), (sigma.log()/4).to(d), y).to(x.dtype)
 
-# %% ../nbs/00_denoising.ipynb #c039
+# %% ../nbs/00_denoising.ipynb #c044
 def normalised(
     x0:Tensor, # (b, c, *size) what a denoiser returned for `x`, not clamped
     x:Tensor, # (b, c, *size) noisy object
@@ -111,7 +111,7 @@ def normalised(
     c_skip,c_out,_ = coefficients(sigma.to(d), sigma_data, x.ndim)
     return (x0.to(d) - c_skip*x.to(d))/c_out
 
-# %% ../nbs/00_denoising.ipynb #c050
+# %% ../nbs/00_denoising.ipynb #c055
 @dataclass(frozen=True)
 class LogNormal:
     "Noise levels whose logarithm is normal: sigma = exp(mean + std*z)."
@@ -142,7 +142,7 @@ class LogNormal:
         "Distribution function."
         return NormalDist(self.mean, self.std).cdf(math.log(sigma))
 
-# %% ../nbs/00_denoising.ipynb #c058
+# %% ../nbs/00_denoising.ipynb #c063
 def pooled(
     r:Tensor, # (b, c, *size) residual, one to three spatial axes
     k:int, # side of the averaged block, positions
@@ -151,7 +151,7 @@ def pooled(
     if k > min(r.shape[2:]): raise ValueError(f'a pool of {k} is larger than the object of size {tuple(r.shape[2:])}: use at most {min(r.shape[2:])}.')
     return (nnf.avg_pool1d, nnf.avg_pool2d, nnf.avg_pool3d)[r.ndim-3](r, k)
 
-# %% ../nbs/00_denoising.ipynb #c059
+# %% ../nbs/00_denoising.ipynb #c064
 def denoising_loss(
     D, # denoiser, with an attribute `sigma_data`
     x0:Tensor, # (b, c, *size) clean objects, data units
@@ -168,7 +168,7 @@ def denoising_loss(
     r = (D(x0 + s*eps, sigma, y) - x0)*(s**2 + sd**2).sqrt()/(s*sd)
     return r.square().mean() + sum(w*k**n*pooled(r, k).square().mean() for k,w in pools)
 
-# %% ../nbs/00_denoising.ipynb #c083
+# %% ../nbs/00_denoising.ipynb #c088
 def score(
     D, # denoiser
     x:Tensor, # (b, c, *size) noisy object
@@ -179,7 +179,7 @@ def score(
     check_sigma(x, sigma)
     return (D(x, sigma, y) - x)/sigma.reshape(-1, *[1]*(x.ndim-1))**2
 
-# %% ../nbs/00_denoising.ipynb #c097
+# %% ../nbs/00_denoising.ipynb #c102
 class Wrapped(nn.Module):
     "A denoiser around a denoiser: what it does not say itself about `sigma_data` and `sampler`, the inner one says."
     def __init__(self,
@@ -194,7 +194,7 @@ class Wrapped(nn.Module):
             if name in ('sigma_data', 'sampler'): return getattr(self.D, name)
             raise
 
-# %% ../nbs/00_denoising.ipynb #c099
+# %% ../nbs/00_denoising.ipynb #c104
 class Clamp(Wrapped):
     "Keep every estimate inside the range of the data (for sampling: before guidance and merging)."
     def __init__(self,
