@@ -46,8 +46,9 @@ def part_positions(
 )->Tensor: # (L*T, n) centres of the tokens of all parts, in token widths
     "Where the tokens of the parts are in the large object (3.2, B.3.2)."
     side,tokens_per_part = torch.tensor(p),torch.tensor(F.patch)//torch.tensor(p)
-    inside = mesh(*[torch.arange(t) + 0.5 for t in tokens_per_part])                                         # (T, n)
-    corner = F.origins/side if numbering=='canvas' else tokens_per_part*torch.stack([o.unique(return_inverse=True)[1] for o in F.origins.T], 1)
+    inside = mesh(*[torch.arange(t) + 0.5 for t in tokens_per_part])         # (T, n)
+    if numbering=='canvas': corner = F.origins/side
+    else: corner = tokens_per_part*torch.stack([o.unique(return_inverse=True)[1] for o in F.origins.T], 1)
     return (corner[:,None] + inside).flatten(0, 1)
 
 # %% ../nbs/05_coordinator.ipynb #c016
@@ -166,11 +167,13 @@ class ViTCoordinator(nn.Module):
         super().__init__()
         if cond not in (None, 'tokens', 'channels'): raise ValueError(f"cond={cond!r} is not known: use None, 'tokens' or 'channels'.")
         if positions not in ('canvas', 'concat'): raise ValueError(f"positions={positions!r} is not known: use 'canvas' or 'concat'.")
-        if (cond is None) != (cond_channels==0): raise ValueError(f'{cond=} and {cond_channels=} do not go together: a condition needs both, no condition neither.')
-        if hidden % (2*ndim*heads): raise ValueError(f'{hidden=} over {heads=} gives heads of {hidden/heads:g} features, which {ndim}-D rotary '
-            f'positions cannot turn in pairs: make hidden a multiple of {2*ndim*heads}.')
+        if (cond is None) != (cond_channels==0): raise ValueError(f'{cond=} and {cond_channels=} do not go together: '
+            'a condition needs both, no condition neither.')
+        if hidden % (2*ndim*heads): raise ValueError(f'{hidden=} over {heads=} gives heads of {hidden/heads:g} features, which '
+            f'{ndim}-D rotary positions cannot turn in pairs: make hidden a multiple of {2*ndim*heads}.')
         out_channels = channels if out_channels is None else out_channels
-        if residual and out_channels != channels: raise ValueError(f'a residual coordinator corrects the {channels} channels that come in and returns as many: leave {out_channels=} away.')
+        if residual and out_channels != channels: raise ValueError(f'a residual coordinator corrects the {channels} channels that come in '
+            f'and returns as many: leave {out_channels=} away.')
         self.channels,self.ndim,self.cond,self.cond_channels,self.residual,self.noisy = channels,ndim,cond,cond_channels,residual,noisy
         self.p,self.q = per_axis('patch', patch, ndim),per_axis('cond_patch', patch if cond_patch is None else cond_patch, ndim)
         self.numbering,self.theta,self.d,self.tables = positions,theta,hidden//heads,{}
@@ -189,8 +192,8 @@ class ViTCoordinator(nn.Module):
         "Cosines and sines for all tokens of a layout: computed once, kept where the data are."
         key = F,with_map,str(device)
         if key not in self.tables:
-            if len(F.patch) != self.ndim or any(s % k for s,k in zip(F.patch, self.p)): raise ValueError(f'parts of size {F.patch} cannot be cut into '
-                f'tokens of {self.p}: choose parts whose sides are multiples of those of a token, or another token.')
+            if len(F.patch) != self.ndim or any(s % k for s,k in zip(F.patch, self.p)): raise ValueError(f'parts of size {F.patch} '
+                f'cannot be cut into tokens of {self.p}: choose parts whose sides are multiples of those of a token, or another token.')
             at = part_positions(F, self.p, self.numbering)
             if with_map: at = torch.cat([at, map_positions(F.size, self.q, self.p)])
             self.tables[key] = [t.to(device) for t in rope_table(at, self.d, self.theta)]
@@ -201,8 +204,8 @@ class ViTCoordinator(nn.Module):
         if y is None or self.cond is None: return None
         if self.cond=='channels' and y.ndim != 3+self.ndim: y = F.split_y(y)
         want = (self.cond_channels, *F.size) if self.cond=='tokens' else (F.L, self.cond_channels, *F.patch)
-        if tuple(y.shape[1:]) != want: raise ValueError(f'the condition has shape {tuple(y.shape)}; on a canvas of size {F.size} a coordinator with '
-            f'cond={self.cond!r} reads (b, {", ".join(map(str, want))}): crop or resize the condition to the canvas.')
+        if tuple(y.shape[1:]) != want: raise ValueError(f'the condition has shape {tuple(y.shape)}; on a canvas of size {F.size} a '
+            f'coordinator with cond={self.cond!r} reads (b, {", ".join(map(str, want))}): crop or resize the condition to the canvas.')
         return y
 
     def embed_map(self, y):
@@ -218,7 +221,8 @@ class ViTCoordinator(nn.Module):
     )->Tensor: # (b, L, c_out, *patch) parts that agree
         "`C` of equation 4."
         want = (F.L, self.channels*(1+self.noisy), *F.patch)
-        if tuple(parts.shape[1:]) != want: raise ValueError(f'on {F} this coordinator reads parts of shape (b, {", ".join(map(str, want))}), got {tuple(parts.shape)}.')
+        if tuple(parts.shape[1:]) != want: raise ValueError(f'on {F} this coordinator reads parts of shape (b, {", ".join(map(str, want))}), '
+            f'got {tuple(parts.shape)}: cut them with the layout that is passed along.')
         y,x = self.condition(y, F),parts.to(self.embed.weight.dtype)
         if self.cond=='channels':
             x,y = torch.cat([x, x.new_zeros(*x.shape[:2], self.cond_channels, *F.patch) if y is None else y.to(x)], 2),None
@@ -247,8 +251,8 @@ class DDE(Wrapped):
     ):
         super().__init__(D)
         if space not in ('f', 'x0'): raise ValueError(f"{space=} is not known: use 'f' (normalised outputs) or 'x0' (denoised parts).")
-        if sigma_data is None and getattr(D, 'sigma_data', None) is None: raise ValueError(f'the base denoiser ({type(D).__name__}) does not say its '
-            'sigma_data: pass sigma_data=..., the standard deviation of the data it was trained on.')
+        if sigma_data is None and getattr(D, 'sigma_data', None) is None: raise ValueError(f'the base denoiser ({type(D).__name__}) '
+            'does not say its sigma_data: pass sigma_data=..., the standard deviation of the data it was trained on.')
         self.F,self.C,self.space,self.chunk,self.encode = F,C,space,chunk,encode
         self.sigma_data = float(D.sigma_data if sigma_data is None else sigma_data)
         if isinstance(D, nn.Module): D.requires_grad_(False)

@@ -30,7 +30,8 @@ def as_features(x, # (n, d) features, numpy or torch
     if len(x) < 2: raise ValueError(f'{what} has {len(x)} row(s): a covariance needs at least 2 pictures, and a useful one hundreds.')
     if not x.isfinite().all():
         bad = int((~x.isfinite()).any(1).sum())
-        raise ValueError(f'{what} has NaN or infinite values in {bad} of {len(x)} rows: find the pictures that made them, do not drop them unseen.')
+        raise ValueError(f'{what} has NaN or infinite values in {bad} of {len(x)} rows: '
+                         'find the pictures that made them, do not drop them unseen.')
     return x
 
 # %% ../nbs/07_metrics.ipynb #c011
@@ -160,7 +161,8 @@ def bootstrap(
 def _two(stat, a1, a2, b, n, seed, both, paired):
     (v1,i1,r1),(v2,i2,r2) = _stat(stat)(a1, b),_stat(stat)(a2, b)
     if paired is None: paired = len(i1) == len(i2)
-    if paired and len(i1) != len(i2): raise ValueError(f'{len(i1)} and {len(i2)} pictures cannot be paired: generate the same number, or paired=False.')
+    if paired and len(i1) != len(i2):
+        raise ValueError(f'{len(i1)} and {len(i2)} pictures cannot be paired: generate the same number, or paired=False.')
     p,q = _replicates(v1, i1, n, seed),_replicates(v2, i2, n, seed if paired else (seed, 2))
     if both and r1 is not None: p,q = p + _replicates(0., r1, n, (seed, 1)),q + _replicates(0., r2, n, (seed, 1))
     return v1,v2,p,q
@@ -191,7 +193,8 @@ def fid_curve(
 )->list: # rows {'n', 'fid', 'sd'}: mean and standard deviation over the subsets
     "FID of subsets of the generated pictures (figure B.4)."
     a,b = _pair(a, b)
-    if max(counts) > len(a) or min(counts) < 2: raise ValueError(f'counts={list(counts)}: there are {len(a)} generated pictures; give numbers from 2 to {len(a)}.')
+    if max(counts) > len(a) or min(counts) < 2:
+        raise ValueError(f'counts={list(counts)}: there are {len(a)} generated pictures; give numbers from 2 to {len(a)}.')
     ref,rng,rows = moments(b),np.random.default_rng(seed),[]
     for n in counts:
         v = [_frechet(moments(a[torch.from_numpy(rng.permutation(len(a))[:n])]), ref) for _ in range(repeats)]
@@ -207,7 +210,9 @@ def to_uint8(
     x = torch.as_tensor(x)
     if x.dtype == torch.uint8: return x
     if not x.is_floating_point(): raise ValueError(f'Pictures came as {x.dtype}: give float in [-1, 1] or uint8.')
-    if x.isnan().any(): raise ValueError(f'{int(x.isnan().flatten(1).any(1).sum())} of {len(x)} pictures hold NaN: the sampler or the network failed; they cannot be scored.')
+    if x.isnan().any():
+        bad = int(x.isnan().flatten(1).any(1).sum())
+        raise ValueError(f'{bad} of {len(x)} pictures hold NaN: the sampler or the network failed; they cannot be scored.')
     x = ((x.float() + 1)*127.5).clip(0, 255)
     return (x if truncate else x.round()).to(torch.uint8)
 
@@ -294,12 +299,15 @@ def save_feature_net(net, path):
 def load_feature_net(path):
     "Read a FeatureNet that `save_feature_net` wrote."
     from safetensors import safe_open
-    if not Path(path).is_file(): raise FileNotFoundError(f'{path}: there are no weights of the small feature network here. Give weights=, or make them with train_features and save_feature_net.')
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'{path}: there are no weights of the small feature network here. '
+                                'Give weights=, or make them with train_features and save_feature_net.')
     try:
         with safe_open(path, 'pt') as f:
             net = FeatureNet(**json.loads(f.metadata()['config']))
             net.load_state_dict({k: f.get_tensor(k) for k in f.keys()})
-    except Exception as e: raise ValueError(f'{path} is not a whole FeatureNet file ({type(e).__name__}: {str(e)[:120]}): fetch or train it again.') from None
+    except Exception as e:
+        raise ValueError(f'{path} is not a whole FeatureNet file ({type(e).__name__}: {str(e)[:120]}): fetch or train it again.') from None
     return net.eval()
 
 def kit_small_path():
@@ -337,7 +345,8 @@ def download_inception(folder=None, url=INCEPTION_URL, device='cpu'):
     folder = Path(folder or inception_folder()); folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as tmp:
         try: torch.hub.download_url_to_file(url, str(Path(tmp)/INCEPTION), progress=False)
-        except OSError as e: raise OSError(f'{url} could not be fetched ({e}). Fetch it on another machine and name its folder in DDE_KIT_INCEPTION.') from None
+        except OSError as e:
+            raise OSError(f'{url} could not be fetched ({e}). Fetch it elsewhere and name its folder in DDE_KIT_INCEPTION.') from None
         net = load_inception(tmp, device)
         os.replace(Path(tmp)/INCEPTION, folder/INCEPTION)
     return net
@@ -347,7 +356,8 @@ def _auto_inception(path, download, device):
     "The Inception network or None, and why not."
     if asked := path or os.environ.get('DDE_KIT_INCEPTION'):
         asked = Path(asked); here = asked.parent if asked.name == INCEPTION else asked
-        return (download_inception(here, device=device) if download and not (here/INCEPTION).exists() else load_inception(asked, device)), ''
+        fetch = download and not (here/INCEPTION).exists()
+        return (download_inception(here, device=device) if fetch else load_inception(asked, device)), ''
     for folder in dict.fromkeys((inception_folder(), Path(tempfile.gettempdir()))):
         if (folder/INCEPTION).exists() and not download:
             try: return load_inception(folder, device), ''
@@ -372,7 +382,8 @@ def extractor(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return Extractor(FeatureNet(), f'random features (seed {seed})', 'random-feature distance', device)
-    elif name != 'kit-small': raise ValueError(f"{name!r} is not an extractor: choose 'auto', 'inception', 'kit-small' or 'random features'.")
+    elif name != 'kit-small':
+        raise ValueError(f"{name!r} is not an extractor: choose 'auto', 'inception', 'kit-small' or 'random features'.")
     net = weights if isinstance(weights, nn.Module) else load_feature_net(weights or kit_small_path())
     return Extractor(net, 'kit-small', 'FID (kit-small)', device)
 
@@ -388,7 +399,8 @@ def features(
     from cleanfid.resize import build_resizer
     from tqdm.auto import trange
     images = torch.as_tensor(images)
-    if images.ndim != 4 or images.shape[1] != 3: raise ValueError(f'Pictures came with shape {tuple(images.shape)}: (n, 3, H, W) is needed.')
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f'Pictures came with shape {tuple(images.shape)}: (n, 3, H, W) is needed.')
     resize,out = build_resizer('clean'),[]
     for i in trange(0, len(images), batch, disable=not progress):
         x = to_uint8(images[i:i+batch], truncate).permute(0, 2, 3, 1).cpu().numpy()
@@ -461,7 +473,8 @@ def agreement(
     "How far colour and light of the same class differ between the quarters of one picture; lower is better."
     if what not in looks: raise ValueError(f'what={what!r}: choose one of {", ".join(looks)}.')
     x,labels = to_uint8(images).double().cpu(),torch.as_tensor(labels).cpu()
-    if labels.shape != (len(x), *x.shape[2:]): raise ValueError(f'Labels have shape {tuple(labels.shape)}, pictures {tuple(x.shape)}: labels (n, H, W) of the same n, H, W fit.')
+    if labels.shape != (len(x), *x.shape[2:]):
+        raise ValueError(f'Labels have shape {tuple(labels.shape)}, pictures {tuple(x.shape)}: labels (n, H, W) of the same n, H, W fit.')
     if classes is None: classes = [int(k) for k in labels.unique() if k >= 0]
     h,w = x.shape[2]//2,x.shape[3]//2
     quarters = [(..., i, j) for i in (slice(0, h), slice(h, None)) for j in (slice(0, w), slice(w, None))]
@@ -481,7 +494,8 @@ def closed(
     "Share of the gap between baseline and real pictures that the method closes, with its interval."
     (vm,im,_),(vb,ib,_),(vr,ir,_) = map(mean_influence, (method, baseline, real))
     together = lambda i: len(i) == len(im) if paired is None else paired
-    if paired and not len(im) == len(ib) == len(ir): raise ValueError(f'{len(im)}, {len(ib)} and {len(ir)} pictures cannot be paired: use paired=False.')
+    if paired and not len(im) == len(ib) == len(ir):
+        raise ValueError(f'{len(im)}, {len(ib)} and {len(ir)} pictures cannot be paired: use paired=False.')
     m = _replicates(vm, im, n, seed)
     b,r = (_replicates(v, i, n, seed if together(i) else (seed, k)) for k,(v,i) in enumerate(((vb, ib), (vr, ir)), 2))
     gap = b - r

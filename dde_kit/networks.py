@@ -122,6 +122,7 @@ class UNet(nn.Module):
         blocks=(1,2), # residual blocks per level, on each way
         stem:int=4, # side of the cell that is folded into channels first
         cond_channels:int=0, # channels of a condition with the object's own size, e.g. a map
+        fine:int=24, # channels of the last layer but one, which works at full resolution
     ):
         super().__init__()
         _check_sizes(ndim, widths, blocks)
@@ -136,8 +137,9 @@ class UNet(nn.Module):
         self.join = nn.ModuleList([conv(ndim, 2*w, w, 1) for w in widths])
         self.up = nn.ModuleList([level(w, n) for w,n in zip(widths, blocks)])
         self.attend = SelfAttention(ndim, widths[-1])
-        self.head = nn.Sequential(nn.GroupNorm(8, widths[0]), nn.SiLU(), conv(ndim, widths[0], channels*stem**ndim), unsqueeze(ndim, stem))
-        nn.init.zeros_(self.head[2].weight); nn.init.zeros_(self.head[2].bias)
+        self.head = nn.Sequential(nn.GroupNorm(8, widths[0]), nn.SiLU(), conv(ndim, widths[0], fine//2*stem**ndim, 1), unsqueeze(ndim, stem))
+        self.last = nn.Sequential(conv(ndim, fine//2+channels+cond_channels, fine), nn.SiLU(), conv(ndim, fine, channels))
+        nn.init.zeros_(self.last[2].weight); nn.init.zeros_(self.last[2].bias)
 
     def forward(self,
         x:Tensor, # (b, channels, *size) noisy object, about unit variance; sides are multiples of `multiple`
@@ -146,7 +148,8 @@ class UNet(nn.Module):
     )->Tensor: # (b, channels, *size)
         _check_input(self, x, c_noise, y)
         e = nnf.silu(self.time(c_noise))
-        h,kept = self.stem(torch.cat([x, y], 1) if self.cond_channels else x),[]
+        if self.cond_channels: x = torch.cat([x, y], 1)
+        h,kept = self.stem(x),[]
         for i,level in enumerate(self.down):
             if i: h = self.enter[i-1](h)
             for block in level: h = block(h, e)
@@ -156,7 +159,7 @@ class UNet(nn.Module):
             h = self.join[i](torch.cat([h, kept[i]], 1))
             for block in level: h = block(h, e)
             if i: h = self.leave[i-1](h)
-        return self.head(h)
+        return self.last(torch.cat([self.head(h), x], 1))
 
 # %% ../nbs/08_networks.ipynb #c043
 def _check_sizes(ndim, widths, blocks):

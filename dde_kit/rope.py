@@ -19,7 +19,8 @@ def rope_table(
     "Angles of every token; each axis of the positions has its share of the features (B.3.4)."
     p = (positions[:,None] if positions.ndim==1 else positions).double()                    # (n, axes)
     share = d//p.shape[1]
-    if d % (2*p.shape[1]): raise ValueError(f'{d} features cannot be turned in pairs along {p.shape[1]} axes: use a multiple of {2*p.shape[1]}.')
+    if d % (2*p.shape[1]): raise ValueError(f'{d} features cannot be turned in pairs along {p.shape[1]} axes: '
+        f'use a multiple of {2*p.shape[1]}.')
     speed = theta**(-torch.arange(0, share, 2, device=p.device, dtype=torch.float64)/share) # (share/2,) radians per unit
     angle = (p[...,None]*speed).flatten(1)                                                  # (n, d/2)
     return angle.cos().to(dtype),angle.sin().to(dtype)
@@ -32,7 +33,8 @@ def apply_rope(
 )->Tensor: # (..., n, d) in the type of `x`
     "Turn each pair of features, read as one complex number, by its angle: `R x`."
     z = x.to(torch.promote_types(x.dtype, cos.dtype)).unflatten(-1, (-1, 2))
-    if z.storage_offset() % 2 or z.stride(-1) != 1 or any(s % 2 for s in z.stride()[:-1]): z = z.clone(memory_format=torch.contiguous_format)
+    if z.storage_offset() % 2 or z.stride(-1) != 1 or any(s % 2 for s in z.stride()[:-1]):
+        z = z.clone(memory_format=torch.contiguous_format)
     return torch.view_as_real(torch.view_as_complex(z)*torch.complex(cos, sin)).flatten(-2).to(x.dtype)
 
 # %% ../nbs/04_rope.ipynb #c023
@@ -42,7 +44,7 @@ def rope(
     theta:float=10000., # the larger, the slower the slow pairs
 )->Tensor: # (..., n, d) in the type of `x`
     "Rotary positions: 1-D turns the whole vector, 2-D one half by the vertical and one by the horizontal position (B.3.4)."
-    if positions.ndim not in (1, 2) or len(positions) != x.shape[-2]: raise ValueError(f'{x.shape[-2]} tokens (x of shape {tuple(x.shape)}) need '
-        f'positions of shape ({x.shape[-2]},) or ({x.shape[-2]}, axes), got {tuple(positions.shape)}: one position per token.')
+    if positions.ndim not in (1, 2) or len(positions) != x.shape[-2]: raise ValueError(f'{x.shape[-2]} tokens (x of shape '
+        f'{tuple(x.shape)}) need positions of shape ({x.shape[-2]},) or ({x.shape[-2]}, axes), got {tuple(positions.shape)}: one position per token.')
     dtype = torch.float64 if x.dtype==torch.float64 else torch.float32
     return apply_rope(x, *rope_table(positions.to(x.device), x.shape[-1], theta, dtype))

@@ -82,14 +82,13 @@ def test_seeds_differ():
     assert len(values) == 20 # a seed in the upper 32 bits would be ignored
 
 
-@pytest.mark.parametrize('stop', [1, 2, 39, 41, 80, 129])
-@pytest.mark.parametrize('ema', [True, False, dict(unit=1, start=20)])
+@pytest.mark.parametrize('stop,ema', [(1, True), (2, False), (41, True), (80, False), (81, dict(unit=1, start=20)), (129, True)])
 def test_stopped_anywhere_and_resumed(tmp_path, stop, ema):
     opts = OPTS | dict(ema=ema, held=data, held_batches=2)
     whole = denoiser(dropout=0.2); log = fit(whole, data, **opts)
     with pytest.raises(KeyboardInterrupt): fit(denoiser(dropout=0.2), stop_at(stop), out=tmp_path, **opts)
     torch.randn(7) # somebody else draws from the global stream in between
-    again = denoiser(seed=9, dropout=0.2) if stop > 41 else denoiser(dropout=0.2)
+    again = denoiser(seed=9 if stop > 40 else 0, dropout=0.2) # from step 40 on the checkpoint decides
     log2 = fit(again, data, out=tmp_path, **opts)
     assert same(weights(whole), weights(again))
     drop = lambda rows: [{k:v for k,v in r.items() if k != 'seconds'} for r in rows]
@@ -153,7 +152,7 @@ def test_foreign_file_is_refused(tmp_path):
 def test_nan_names_step_levels_and_checkpoint(tmp_path):
     def bad(g, n):
         x0,y = data(g, n)
-        return (x0*float('nan'), y) if torch.equal(g.get_state()[:16], g.get_state()[:16]) and g.initial_seed() == 57 else (x0, y)
+        return (x0*float('nan'), y) if g.initial_seed() == 57 else (x0, y)
     with pytest.raises(FloatingPointError) as e: fit(denoiser(), bad, out=tmp_path, **OPTS)
     text = str(e.value)
     assert 'at step 57.' in text and 'after step 40' in text and 'not finite either' in text
@@ -202,8 +201,10 @@ CHILD = textwrap.dedent('''
     from test_training import *
     import dde_kit.training as T
 
-    out,rng,opts = Path(sys.argv[1]),random.Random(0),OPTS | dict(steps=120, every=1)
+    out,rng,opts = Path(sys.argv[1]),random.Random(0),OPTS | dict(steps=300, every=1)
     def big(): return denoiser(width=3000) # a checkpoint takes as long as some steps
+
+    fit(denoiser(), data, **opts | dict(steps=1)) # everything is imported once, before the forks
 
     def child(work):
         pid = os.fork()
@@ -238,10 +239,10 @@ CHILD = textwrap.dedent('''
     killed = 0
     while killed < 20:
         pid = child(lambda: fit(big(), data, out=out, **opts))
-        time.sleep(rng.uniform(0.01, 0.25)); os.kill(pid, signal.SIGKILL)
+        time.sleep(rng.uniform(0.01, 0.3)); os.kill(pid, signal.SIGKILL)
         killed += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
         steps.append(look())
-        if steps[-1] == 120: break
+        if steps[-1] == 300: break
     assert steps == sorted(steps), steps
     D = big(); fit(D, data, out=out, **opts)
     E = big(); fit(E, data, **opts)
