@@ -38,9 +38,9 @@ from .networks import *
 # %% ../nbs/30_maps.ipynb #c007
 CLASSES = dict(ground=(238,232,213), road=(88,92,104), avenue=(255,170,60), building=(186,84,70), park=(96,176,90), water=(60,130,210)) # colours of the map
 
-SEASON = np.array([[.50,.66,.34], [.24,.44,.20], [.66,.46,.20], [.52,.50,.44], [.50,.66,.34]]) # grass in spring, summer, autumn, winter, spring
-TREE   = np.array([[.36,.56,.26], [.12,.30,.12], [.60,.30,.10], [.40,.36,.30], [.36,.56,.26]]) # crowns
-ROOFS  = np.array([[.72,.38,.26], [.36,.39,.45], [.88,.87,.84], [.50,.38,.30], [.36,.54,.55]]) # tile, slate, white, brown, copper
+SEASON = np.array([[.42,.62,.24], [.20,.44,.14], [.58,.45,.14], [.44,.45,.32], [.42,.62,.24]]) # grass in spring, summer, autumn, winter, spring
+TREE   = np.array([[.28,.48,.18], [.10,.30,.10], [.46,.30,.08], [.32,.33,.24], [.28,.48,.18]]) # crowns
+ROOFS  = np.array([[.84,.50,.34], [.62,.66,.74], [.94,.92,.88], [.76,.62,.46], [.58,.76,.72]]) # tile, slate, white, brown, copper
 
 # %% ../nbs/30_maps.ipynb #c008
 def draw_style(
@@ -50,7 +50,7 @@ def draw_style(
     season = rng.uniform(0, 4)
     return dict(season=season, snow=float(np.clip(1.6*(1-abs(season-3.5)/.5), 0, 1))*rng.uniform(.6, 1), # snow around mid-winter
         sun=rng.uniform(0, 2*np.pi), slant=rng.uniform(.5, 1.4), shade=rng.uniform(.35, .65),           # direction, length and depth of shadows
-        haze=rng.uniform(0, .45), gain=np.exp(rng.normal(0, .10, 3)), level=np.exp(rng.normal(0, .18)), # air and sensor
+        haze=rng.uniform(0, .4), gain=np.exp(rng.normal(0, .10, 3)), level=np.exp(rng.normal(0, .16)), # air and sensor
         roof=rng.integers(5), roof_jitter=rng.normal(0, .05, 3), soil=rng.uniform(0, 1))                # fashion and ground
 
 # %% ../nbs/30_maps.ipynb #c010
@@ -114,7 +114,7 @@ def trees(x, y, seed, park, free, t=5.):
     ti,tj = np.floor(x/t),np.floor(y/t)
     tx,ty = x-(ti+.25+.5*cell_noise(ti, tj, seed, 9))*t,y-(tj+.25+.5*cell_noise(ti, tj, seed, 10))*t
     r = 1.3+1.2*cell_noise(ti, tj, seed, 11)
-    crowns = np.clip(r-np.sqrt(tx*tx+ty*ty)+.5, 0, 1)*(cell_noise(ti, tj, seed, 12) < np.where(park > 0, .62, .2))*free
+    crowns = np.clip(r-np.sqrt(tx*tx+ty*ty)+.5, 0, 1)*(cell_noise(ti, tj, seed, 12) < np.where(park > 0, .62, .12))*free
     return crowns,tx/r,ty/r
 
 # %% ../nbs/30_maps.ipynb #c019
@@ -141,16 +141,16 @@ def scene(
     sx,sy,snow = np.cos(st['sun']),np.sin(st['sun']),st['snow']
     rx,ry = np.where(along, -s, c),np.where(along, c, s)
     gable = (np.clip(ridge*4, -1, 1)*(rx*-sx+ry*-sy))[..., None] # +1: the roof side that faces the sun
-    grass,leaf,soil = in_season(SEASON, st['season']),in_season(TREE, st['season']),mix(np.array([.62,.60,.57]), np.array([.70,.60,.46]), st['soil'])
-    grain = waves(rng, x, y, 9, 6)[..., None]*.025+(cell_noise(x, y, seed, 13)[..., None]-.5)*.07
+    grass,leaf,soil = in_season(SEASON, st['season']),in_season(TREE, st['season']),mix(np.array([.56,.54,.50]), np.array([.64,.54,.40]), st['soil'])
+    grain = waves(rng, x, y, 9, 6)[..., None]*.018+(cell_noise(x, y, seed, 13)[..., None]-.5)*.04
     img = np.where(cell_noise(*key, 14)[..., None] < .55, mix(soil, grass, .75), soil)
     img = mix(img, grass, park[..., None])+grain
-    img = mix(img, np.array([.92,.93,.95]), snow*.9)
-    img = mix(img, np.array([.40,.40,.42])+grain*.5+.12*snow, road[..., None])
-    img = mix(img, np.array([.16,.27,.33])+.12*(grass-.4)+grain*.4, water[..., None])
-    roof = ROOFS[st['roof']]+st['roof_jitter']+(cell_noise(*key, 15)[..., None]-.5)*.16+.11*gable+grain*.4
+    img = mix(img, np.array([.92,.93,.95]), snow*.7)
+    img = mix(img, np.array([.24,.24,.26])+grain*.5+.1*snow, road[..., None])
+    img = mix(img, np.array([.07,.18,.32])+.08*(grass-.4)+grain*.4, water[..., None])
+    roof = ROOFS[st['roof']]+st['roof_jitter']+(cell_noise(*key, 15)[..., None]-.5)*.1+.09*gable+grain*.4
     img = mix(img, mix(roof, np.array([.90,.91,.94])+.1*gable, snow*.75), build[..., None])
-    img = mix(img, leaf+.09*(tx*-sx+ty*-sy)[..., None]+grain+.2*snow, crowns[..., None])
+    img = mix(img, leaf+.06*(tx*-sx+ty*-sy)[..., None]+grain+.2*snow, crowns[..., None])
     img = img*(1-shadows(np.maximum(height, 3*crowns), st['sun'], st['slant'])*st['shade'])[..., None]
     img = mix(img, np.array([.74,.77,.80]), st['haze'])*st['gain']*st['level']
     plan = np.broadcast_to(np.array(CLASSES['ground']), img.shape)
@@ -291,11 +291,11 @@ class Preset:
 tiny = Preset(
     base = dict(widths=(64,128,192), blocks=(1,1,1), stem=4),
     coordinator = dict(patch=16, hidden=192, depth=4, heads=3, mlp_ratio=3, residual=True, noisy=True, time_scale=4., trim=True),
-    base_fit = dict(noise=(-.3,1.7), steps=2600, batch=16, lr=1.4e-3, schedule='cosine', warmup=100, clip=1.),
-    fit = dict(noise=(.7,1.2), steps=4000, batch=8, lr=1.5e-3, schedule='cosine', warmup=100, clip=1., pools=((8,.5),(32,.5))),
+    base_fit = dict(noise=(-.3,1.7), steps=3000, batch=8, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
+    fit = dict(noise=(.9,1.2), steps=2200, batch=4, lr=1e-3, schedule='cosine', warmup=100, clip=1., pools=((8,.5),(32,.5))),
     sampler = dict(steps=16, sigma_min=.01, sigma_max=80.),
     canvases = ((96,96),(96,96),(64,160),(160,64),(64,256),(256,64)),
-    sigma_data=.4, sigma_skip=.08, images=1500, side=256, samples=192)
+    sigma_data=.4, sigma_skip=.08, images=1200, side=256, samples=192)
 
 small = replace(tiny, # for one GPU
     base = dict(widths=(128,256,384), blocks=(2,2,2), stem=2),
@@ -351,6 +351,7 @@ def train_part(
     start=None, # folder or shipped name of a trained model of the same form to start from, e.g. one of other data
     seed:int=0, # initial weights, crops, noise levels and noise
     progress:bool=True, # show a bar
+    canvases=None, # for the coordinator: canvases (height, width) in pixels; None: the preset's
     **changes, # changes of the preset's `fit` keywords, e.g. steps=100
 )->Path: # where `load` finds it
     "Train one part of a preset, from its last checkpoint if there is one, and save it."
@@ -358,12 +359,12 @@ def train_part(
     torch.manual_seed(seed)
     net = build(p, part, **(form or {}))
     if part == 'base': D,sizes,settings = EDMDenoiser(net, sigma_data or p.sigma_data, p.sigma_skip),[(p.patch,)*2],p.base_fit | changes
-    else: D,sizes,settings = DDE(load(base), Tiling(p.patch, p.stride), net),p.canvases,p.fit | changes
+    else: D,sizes,settings = DDE(load(base), Tiling(p.patch, p.stride), net),canvases or p.canvases,p.fit | changes
     if start: (D if part == 'base' else D.C).load_state_dict((load(start) if part == 'base' else load(start).C).state_dict())
     D.sampler = p.sampler
     settings['noise'] = LogNormal(*settings['noise'])
     fit(D, pairs.crops(*sizes), seed=seed, out=out.with_name(f'{out.name}-training'), progress=progress, **settings)
-    return save(D, out, f'maps/{preset}/{part}', form, clamp=(-1, 1), base=base, seed=seed, steps=settings['steps'], images=len(pairs), seconds=round(time.time()-began), **(dict(start=str(start)) if start else {}))
+    return save(D, out, f'maps/{preset}/{part}', form, clamp=(-1, 1), base=base, dtype=torch.float16, seed=seed, steps=settings['steps'], images=len(pairs), seconds=round(time.time()-began), **(dict(start=str(start)) if start else {}))
 
 # %% ../nbs/30_maps.ipynb #c049
 def facts(

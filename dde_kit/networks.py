@@ -138,8 +138,14 @@ class UNet(nn.Module):
         self.up = nn.ModuleList([level(w, n) for w,n in zip(widths, blocks)])
         self.attend = SelfAttention(ndim, widths[-1])
         self.head = nn.Sequential(nn.GroupNorm(8, widths[0]), nn.SiLU(), conv(ndim, widths[0], fine//2*stem**ndim, 1), unsqueeze(ndim, stem))
-        self.last = nn.Sequential(conv(ndim, fine//2+channels+cond_channels, fine), nn.SiLU(), conv(ndim, fine, channels))
-        nn.init.zeros_(self.last[2].weight); nn.init.zeros_(self.last[2].bias)
+        self.mix,self.out = conv(ndim, fine//2+channels+cond_channels, fine),conv(ndim, fine, channels)
+        self.gates = nn.ModuleList([nn.Linear(emb, 2*w) for w in (*widths, channels, fine)])
+        for m in (self.out, *self.gates): nn.init.zeros_(m.weight); nn.init.zeros_(m.bias)
+
+    def gate(self, i, h, e):
+        "Scale and shift `h` by what the noise level says: at high noise the details of the input must not get through."
+        scale,shift = self.gates[i](e).reshape(len(h), -1, *[1]*self.ndim).chunk(2, 1)
+        return h*(1+scale)+shift
 
     def forward(self,
         x:Tensor, # (b, channels, *size) noisy object, about unit variance; sides are multiples of `multiple`
@@ -148,18 +154,18 @@ class UNet(nn.Module):
     )->Tensor: # (b, channels, *size)
         _check_input(self, x, c_noise, y)
         e = nnf.silu(self.time(c_noise))
-        if self.cond_channels: x = torch.cat([x, y], 1)
-        h,kept = self.stem(x),[]
+        h,kept = self.stem(torch.cat([x, y], 1) if self.cond_channels else x),[]
         for i,level in enumerate(self.down):
             if i: h = self.enter[i-1](h)
             for block in level: h = block(h, e)
             kept.append(h)
         h = self.attend(h)
         for i,level in reversed(list(enumerate(self.up))):
-            h = self.join[i](torch.cat([h, kept[i]], 1))
+            h = self.gate(i, self.join[i](torch.cat([h, kept[i]], 1)), e)
             for block in level: h = block(h, e)
             if i: h = self.leave[i-1](h)
-        return self.last(torch.cat([self.head(h), x], 1))
+        h = [self.head(h), self.gate(-2, x, e)] + [y]*(self.cond_channels > 0)
+        return self.out(nnf.silu(self.gate(-1, self.mix(torch.cat(h, 1)), e)))
 
 # %% ../nbs/08_networks.ipynb #c043
 def _check_sizes(ndim, widths, blocks):
