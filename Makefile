@@ -25,7 +25,7 @@ demo: setup
 
 # Two notebooks at a time with one thread of torch each: busy threads on shared cores wait for each other.
 test: setup
-	OMP_NUM_THREADS=1 DDE_KIT_RESULTS=out/results nbdev_test --n_workers 2 --timing
+	OMP_NUM_THREADS=1 DDE_KIT_RESULTS=$(CURDIR)/out/results nbdev_test --n_workers 2 --timing
 	OMP_NUM_THREADS=1 pytest -q
 
 readme: setup

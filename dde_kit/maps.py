@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['CLASSES', 'SEASON', 'TREE', 'ROOFS', 'tiny', 'small', 'paper', 'PRESETS', 'METHODS', 'draw_style', 'cell_noise',
            'waves', 'mix', 'in_season', 'streets', 'lots', 'trees', 'shadows', 'scene', 'unit', 'Pairs', 'drawn',
-           'procedural', 'read_pairs', 'Source', 'Preset', 'MapUNet', 'build', 'train_part', 'facts', 'eye_batches',
-           'train_eye', 'generate', 'errors', 'classes', 'reference_features', 'score_table', 'scaled', 'save_run',
-           'revision']
+           'procedural', 'read_pairs', 'Source', 'home', 'Preset', 'MapUNet', 'build', 'train_part', 'facts',
+           'eye_batches', 'train_eye', 'generate', 'errors', 'classes', 'reference_features', 'store_reference',
+           'score_table', 'scaled', 'save_run', 'revision']
 
 # %% ../nbs/30_maps.ipynb #c003
 import json
+import os
 import platform
 import subprocess
 import time
@@ -21,7 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as nnf
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -33,7 +34,7 @@ from .baselines import *
 from .coordinator import *
 from .training import *
 from .metrics import *
-from .networks import *
+from .networks import load, save, UNet, WEIGHTS
 
 # %% ../nbs/30_maps.ipynb #c007
 CLASSES = dict(ground=(238,232,213), road=(88,92,104), avenue=(255,170,60), building=(186,84,70), park=(96,176,90), water=(60,130,210)) # colours of the map
@@ -269,7 +270,16 @@ class Source:
         "Pairs whose maps are drawn from, and whose images say how good real ones score."
         return drawn(n, N, 102+seed) if self.procedural else self._held.corner(N, n, 102+seed)
 
-# %% ../nbs/30_maps.ipynb #c037
+# %% ../nbs/30_maps.ipynb #c035
+def home(
+    name:str, # e.g. 'results'
+)->Path:
+    "A folder of the checkout; of the working directory where the kit is installed without one. `DDE_KIT_RESULTS` moves results."
+    if name == 'results' and os.environ.get('DDE_KIT_RESULTS'): return Path(os.environ['DDE_KIT_RESULTS'])
+    top = WEIGHTS.parent.parent
+    return top/name if (top/'settings.ini').exists() else Path(name)
+
+# %% ../nbs/30_maps.ipynb #c038
 @dataclass(frozen=True)
 class Preset:
     "One size of the experiment. The geometry (patch 64, stride 32, trained at N = 96) is the paper's in all of them."
@@ -287,7 +297,7 @@ class Preset:
     patch:int=64 # side of a part, B, pixels
     stride:int=32 # from one part to the next, s, pixels
 
-# %% ../nbs/30_maps.ipynb #c038
+# %% ../nbs/30_maps.ipynb #c039
 tiny = Preset(
     base = dict(widths=(64,128,192), blocks=(1,1,1), stem=4),
     coordinator = dict(patch=16, hidden=192, depth=4, heads=3, mlp_ratio=3, residual=True, noisy=True, time_scale=4., trim=True),
@@ -314,7 +324,7 @@ paper = Preset(
 
 PRESETS = dict(tiny=tiny, small=small, paper=paper)
 
-# %% ../nbs/30_maps.ipynb #c042
+# %% ../nbs/30_maps.ipynb #c044
 class MapUNet(nn.Module):
     "The paper's base: the UNet of denoising-diffusion-pytorch, told the map as three more channels (B.3.2)."
     def __init__(self, **kwargs):
@@ -325,7 +335,7 @@ class MapUNet(nn.Module):
 
     def forward(self, x, c_noise, y): return self.unet(torch.cat([x, y], 1), c_noise)
 
-# %% ../nbs/30_maps.ipynb #c043
+# %% ../nbs/30_maps.ipynb #c045
 def build(
     p:Preset, # one of `PRESETS`
     part:str, # 'base' or 'coordinator'
@@ -339,7 +349,7 @@ def build(
     if part == 'coordinator': return ViTCoordinator(3, ndim=2, cond='tokens', cond_channels=3, **(p.coordinator | overrides))
     raise ValueError(f"the maps domain has no part {part!r}: choose 'base' or 'coordinator'")
 
-# %% ../nbs/30_maps.ipynb #c047
+# %% ../nbs/30_maps.ipynb #c049
 def train_part(
     part:str, # 'base' or 'coordinator'
     preset:str, # name of a preset
@@ -366,7 +376,7 @@ def train_part(
     fit(D, pairs.crops(*sizes), seed=seed, out=out.with_name(f'{out.name}-training'), progress=progress, **settings)
     return save(D, out, f'maps/{preset}/{part}', form, clamp=(-1, 1), base=base, dtype=torch.float16, seed=seed, steps=settings['steps'], images=len(pairs), seconds=round(time.time()-began), **(dict(start=str(start)) if start else {}))
 
-# %% ../nbs/30_maps.ipynb #c049
+# %% ../nbs/30_maps.ipynb #c051
 def facts(
     i:int, # number of the training city
 )->np.ndarray: # (16,) its style in numbers
@@ -375,7 +385,7 @@ def facts(
     return np.array([np.sin(turn), np.cos(turn), st['snow'], st['shade']*np.sin(st['sun']), st['shade']*np.cos(st['sun']), st['haze'],
         *np.log(st['gain']), np.log(st['level']), *(np.arange(5) == st['roof']), st['soil']], np.float32)
 
-# %% ../nbs/30_maps.ipynb #c050
+# %% ../nbs/30_maps.ipynb #c052
 def eye_batches(
     pairs:Pairs, # the training cities of seed 0
     n:int=24, # pictures per batch
@@ -398,7 +408,7 @@ def eye_batches(
         return x.round().clip(0, 255).to(torch.uint8),torch.cat([style[i], 4*(share-1/6), 3*(torch.stack([blur, rough], 1)-.25)], 1)
     return batch
 
-# %% ../nbs/30_maps.ipynb #c051
+# %% ../nbs/30_maps.ipynb #c053
 def train_eye(
     pairs:Pairs, # the training cities of seed 0
     path=None, # where to write it; None: into the package
@@ -413,13 +423,13 @@ def train_eye(
     save_feature_net(net, path or kit_small_path())
     return net
 
-# %% ../nbs/30_maps.ipynb #c055
+# %% ../nbs/30_maps.ipynb #c058
 METHODS = dict(
     Concat = lambda base, dde, F: Concat(Clamp(base), F),
     MultiDiffusion = lambda base, dde, F: MultiDiffusion(Clamp(base), F),
     DDE = lambda base, dde, F: Clamp(dde))
 
-# %% ../nbs/30_maps.ipynb #c056
+# %% ../nbs/30_maps.ipynb #c059
 def generate(
     D, # denoiser of whole canvases
     map:Tensor, # (n, 3, H, W) uint8 maps
@@ -435,7 +445,7 @@ def generate(
         if bar is not None: bar.update(len(y))
     return torch.cat(out)
 
-# %% ../nbs/30_maps.ipynb #c066
+# %% ../nbs/30_maps.ipynb #c069
 def errors(
     methods:dict, # name -> denoiser of whole canvases
     pairs:Pairs, # clean canvases
@@ -460,7 +470,7 @@ def errors(
         rows += [dict(sigma=float(sigma), pool=k, method=m, error=e) for (m,k),e in total.items()]
     return pd.DataFrame(rows)
 
-# %% ../nbs/30_maps.ipynb #c071
+# %% ../nbs/30_maps.ipynb #c074
 def classes(
     map:Tensor, # (n, 3, H, W) uint8 schematic maps
 )->Tensor: # (n, H, W) index of the colour
@@ -468,7 +478,7 @@ def classes(
     code = (map.long()*torch.tensor([65536,256,1])[:,None,None]).sum(1)
     return torch.unique(code, return_inverse=True)[1]
 
-# %% ../nbs/30_maps.ipynb #c072
+# %% ../nbs/30_maps.ipynb #c075
 def reference_features(
     folder, # of the trained model; may hold `reference.safetensors` with features of real images
     source:Source, # where real images come from otherwise
@@ -482,7 +492,11 @@ def reference_features(
             if str(N) in stored: return stored[str(N)].numpy()
     return features(source.reference(N).sat, net)
 
-# %% ../nbs/30_maps.ipynb #c074
+def store_reference(folder, source, net, sizes=(96,128,256)):
+    "Keep the features of held-out real images beside a trained model, so that its table can be made again without them."
+    save_file({str(N): torch.from_numpy(features(source.reference(N).sat, net)) for N in sizes}, Path(folder)/'reference.safetensors')
+
+# %% ../nbs/30_maps.ipynb #c077
 def score_table(
     feats:dict, # method -> (n, d) features of its images; 'real' is another set of real images
     reference, # (m, d) features of real images
@@ -496,7 +510,8 @@ def score_table(
     rows = {}
     for k in images:
         rows[k] = {'FID': bootstrap('fid', feats[k], reference), 'KID x1000': scaled(bootstrap('kid', feats[k], reference), 1000),
-            'disagreement': bootstrap('mean', apart[k]), 'seam': bootstrap('mean', seam(images[k], lines))}
+            'disagreement': bootstrap('mean', apart[k])}
+        if any(lines): rows[k]['seam'] = bootstrap('mean', seam(images[k], lines)) # a single patch has none
         if k != baseline and k != 'real' and baseline in images:
             rows[k] |= {'FID / MultiDiffusion': compare('fid', feats[k], feats[baseline], reference),
                 'closed': closed(apart[k], apart[baseline], apart['real'])}
@@ -504,7 +519,7 @@ def score_table(
 
 def scaled(i, by): return Interval(*(v*by for v in i))
 
-# %% ../nbs/30_maps.ipynb #c076
+# %% ../nbs/30_maps.ipynb #c079
 def save_run(
     path, # without ending
     table, # DataFrame of intervals

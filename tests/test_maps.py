@@ -1,8 +1,10 @@
 "The maps domain: cities, data files, presets, and a run of the notebook with other parameters."
 import hashlib
-from dataclasses import replace
+import json
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -21,7 +23,7 @@ def test_same_city_on_every_machine():
     assert not torch.equal(drawn(3, 96, seed=6).sat, p.sat)
 
 
-CITY = ('MAPHASH', 'SATHASH')
+CITY = ('de090a76e845c7e1', 'bb921483282756bd')
 
 
 def test_procedural_is_in_data_units():
@@ -148,8 +150,40 @@ def test_train_part_and_resume(tmp_path, preset):
     pairs = drawn(6, 128, seed=0)
     few = dict(batch=2, warmup=1, progress=False)
     base = train_part('base', preset, pairs, tmp_path/'m'/'base', steps=2, **few)
-    out = train_part('coordinator', preset, pairs, tmp_path/'m'/'dde', base=base, steps=2, **{**few, 'canvases': ((96, 96), (64, 128))})
+    out = train_part('coordinator', preset, pairs, tmp_path/'m'/'dde', base=base, steps=2, canvases=((96, 96), (64, 128)), **few)
     D = dde.load(out)
     assert D.sampler == PRESETS[preset].sampler and D.sigma_data == PRESETS[preset].sigma_data
     y,x = procedural(2, 96)
     assert D(x, torch.ones(2), y).shape == x.shape
+
+
+def run_notebook(tmp_path, **parameters):
+    "Execute the maps notebook as a user would, somewhere else; returns its results folder."
+    import papermill
+    nb = Path(__file__).resolve().parent.parent/'nbs'/'30_maps.ipynb'
+    papermill.execute_notebook(nb, tmp_path/'out.ipynb', parameters=dict(results=str(tmp_path/'results'), samples=4, **parameters), cwd=str(tmp_path), progress_bar=False)
+    return tmp_path/'results'/'maps'
+
+
+def test_papermill_another_size(tmp_path):
+    "A side that the stride does not fit, and fewer methods."
+    out = run_notebook(tmp_path, N=100, methods='MultiDiffusion,DDE', seed=1)/'tiny'
+    t = pd.read_csv(out/'N100-n4-seed1.csv', index_col=0)
+    assert list(t.index) == ['MultiDiffusion', 'DDE', 'real']
+    assert (t['FID lo'] <= t['FID']).all() and (t['FID'] <= t['FID hi']).all() and t.loc['DDE', 'FID'] > 0
+    facts = json.loads((out/'N100-n4-seed1.json').read_text())
+    assert facts['N'] == 100 and facts['seed'] == 1 and not facts['seen_in_training'] and (out/'N100-n4-seed1.png').stat().st_size > 10_000
+
+
+def test_papermill_data_from_a_file(tmp_path):
+    "What `data_prep` writes goes through the whole notebook."
+    p = drawn(20, 128, seed=77)
+    np.savez(tmp_path/'mine.npz', map=p.map.numpy(), sat=p.sat.numpy())
+    out = run_notebook(tmp_path, N=64, data=str(tmp_path/'mine.npz'), methods='MultiDiffusion')/'tiny-mine'
+    assert list(pd.read_csv(out/'N64-n4-seed0.csv', index_col=0).index) == ['MultiDiffusion', 'real']
+
+
+def test_papermill_unknown_value(tmp_path):
+    import papermill
+    with pytest.raises(papermill.PapermillExecutionError, match='tiny, small, paper'): run_notebook(tmp_path, preset='huge')
+    with pytest.raises(papermill.PapermillExecutionError, match='unknown method'): run_notebook(tmp_path, methods='Magic')
