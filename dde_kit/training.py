@@ -98,7 +98,8 @@ class EMA:
     @torch.no_grad()
     def update(self, step):
         "To be called after every step."
-        if step % self.every == 0: torch._foreach_lerp_(list(self.mean.values()), [p.detach() for p in self.params.values()], 1-self.weight(step))
+        if step % self.every: return
+        torch._foreach_lerp_(list(self.mean.values()), [p.detach() for p in self.params.values()], 1-self.weight(step))
 
     @contextmanager
     def applied(self):
@@ -138,9 +139,10 @@ def read_whole(
 ): # tensors and facts, two dicts
     "What `save_whole` wrote."
     try:
-        with safe_open(path, 'pt') as f: return {k:f.get_tensor(k) for k in f.keys()},{k:json.loads(v) for k,v in f.metadata().items()}
-    except (SafetensorError, OSError, AttributeError, json.JSONDecodeError) as e: raise ValueError(f'{path} is damaged, or no checkpoint of this '
-        f'kit ({e}): put back a copy that is whole, or delete the file to begin again.') from None
+        with safe_open(path, 'pt') as f:
+            return {k:f.get_tensor(k) for k in f.keys()},{k:json.loads(v) for k,v in f.metadata().items()}
+    except (SafetensorError, OSError, AttributeError, json.JSONDecodeError) as e: raise ValueError(f'{path} is damaged, or no '
+        f'checkpoint of this kit ({e}): put back a copy that is whole, or delete the file to begin again.') from None
 
 # %% ../nbs/06_training.ipynb #c052
 def differences(
@@ -186,8 +188,10 @@ class Run:
         "Checkpoint, and the log beside it."
         if not self.path: return
         bad = [k for k,p in self.params.items() if not p.isfinite().all()]
-        if bad: raise FloatingPointError(f'after {self.step} steps the weights {bad[0]} are no longer finite; they were not saved. {self.last_good()}')
-        save_whole(self.tensors(), self.path, dict(step=self.step, loss=self.loss, seconds=self.seconds, log=self.log, settings=self.settings))
+        if bad: raise FloatingPointError(f'after {self.step} steps the weights {bad[0]} are no longer finite; '
+            f'they were not saved. {self.last_good()}')
+        facts = {k:getattr(self, k) for k in ('step', 'loss', 'seconds', 'log', 'settings')}
+        save_whole(self.tensors(), self.path, facts)
         save_csv(self.log, self.path.with_name('log.csv'))
 
     def restore(self):
@@ -197,8 +201,8 @@ class Run:
         if d := differences(meta.get('settings', {}), self.settings): raise ValueError(f'{self.path} was made with other settings ({d}): '
             'go on with those of the checkpoint, or choose another folder for this run.')
         mine,theirs = self.tensors(),{k:v for k,v in t.items() if not k.startswith('opt/')}
-        if d := differences(*[{k:tuple(v.shape) for k,v in i.items()} for i in (theirs, mine)]): raise ValueError(f'{self.path} is of another '
-            f'model ({d}): build the one that it was made with, or choose another folder for this run.')
+        shapes = [{k:tuple(v.shape) for k,v in i.items()} for i in (theirs, mine)]
+        if d := differences(*shapes): raise ValueError(f'{self.path} is of another model ({d}): build the one that it was made with, or choose another folder for this run.')
         with torch.no_grad():
             for k,v in mine.items(): v.copy_(theirs[k])
         for k in t.keys()-theirs.keys():
@@ -229,8 +233,8 @@ def check_settings(D, noise, schedule, lr, seed, **whole):
     if not 0 < lr < math.inf: raise ValueError(f'{lr=} has to be positive; 1e-4 is usual, 1e-3 for small networks.')
     if not (isinstance(seed, Integral) and seed >= 0): raise ValueError(f'{seed=} has to be a whole number of at least 0.')
     if not hasattr(noise, 'sample'): raise ValueError(f'noise={noise!r} has no method `sample`: use LogNormal(mean, std).')
-    if getattr(D, 'sigma_data', None) is None: raise ValueError(f'{type(D).__name__} does not say its sigma_data, which the loss weight needs: '
-        'wrap the network in EDMDenoiser(net, sigma_data).')
+    if getattr(D, 'sigma_data', None) is None: raise ValueError(f'{type(D).__name__} does not say its sigma_data, '
+        'which the loss weight needs: wrap the network in EDMDenoiser(net, sigma_data).')
 
 def describe(noise):
     "The name and the numbers of a distribution, for the checkpoint."
@@ -262,7 +266,8 @@ def fit(
     "Train what is trainable in `D` (eq. 1; eq. 5 when it is composite); leaves the averaged weights in it."
     check_settings(D, noise, schedule, lr, seed, steps=steps, batch=batch, every=every, held_batches=held_batches)
     acc,params = Accelerator(cpu=bool(cpu)),trainable(D)
-    if acc.num_processes > 1: raise ValueError(f'fit was started in {acc.num_processes} processes and knows one only so far: start it without a launcher.')
+    if acc.num_processes > 1: raise ValueError(f'fit was started in {acc.num_processes} processes, '
+        'and knows one only so far: start it without a launcher.')
     D.to(acc.device).train()
     opt = torch.optim.Adam(params.values(), lr=lr, betas=betas)
     avg = EMA(params, **(ema if isinstance(ema, dict) else {})) if ema else None
