@@ -318,8 +318,8 @@ paper = Preset(
     base = dict(package='denoising-diffusion-pytorch', dim=128, dim_mults=(1,2,4,8,8), full_attn=(False,)*4+(True,), attn_heads=8,
         attn_dim_head=64, learned_sinusoidal_cond=True, learned_sinusoidal_dim=32),     # B.3.2; 270M needs its linear attention too
     coordinator = dict(patch=2, cond_patch=4, hidden=384, depth=6, heads=6),            # B.3.2, B.3.3
-    base_fit = dict(noise=(-1.,1.6), steps=200*7300//8, batch=8, lr=3e-5),              # 200 epochs (4.3); the rest from the authors' code
-    fit = dict(noise=(-1.,1.6), steps=20*7300//16, batch=16, lr=3e-5),                  # 20 epochs (4.3; B.3.5 says 100), B.3.5
+    base_fit = dict(noise=(-1.,1.6), steps=200*7300//8, batch=8, lr=3e-5, ema=dict(unit=1)), # 200 epochs (4.3); the rest from the authors' code
+    fit = dict(noise=(-1.,1.6), steps=20*7300//16, batch=16, lr=3e-5, ema=dict(unit=1)),    # 20 epochs (4.3; B.3.5 says 100), B.3.5
     sampler = dict(steps=150, sigma_min=1e-4, sigma_max=20., S_churn=20., S_min=.01, S_max=1.)) # B.3.6; the window from the code
 
 PRESETS = dict(tiny=tiny, small=small, paper=paper)

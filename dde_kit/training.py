@@ -202,7 +202,8 @@ class Run:
             'go on with those of the checkpoint, or choose another folder for this run.')
         mine,theirs = self.tensors(),{k:v for k,v in t.items() if not k.startswith('opt/')}
         shapes = [{k:tuple(v.shape) for k,v in i.items()} for i in (theirs, mine)]
-        if d := differences(*shapes): raise ValueError(f'{self.path} is of another model ({d}): build the one that it was made with, or choose another folder for this run.')
+        if d := differences(*shapes): raise ValueError(f'{self.path} is of another model ({d}): '
+            'build the one that it was made with, or choose another folder for this run.')
         with torch.no_grad():
             for k,v in mine.items(): v.copy_(theirs[k])
         for k in t.keys()-theirs.keys():
