@@ -15,6 +15,7 @@ import os
 import platform
 import subprocess
 import time
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ import torch
 import torch.nn.functional as nnf
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 # %% ../nbs/30_maps.ipynb #c004
 from .denoising import *
@@ -329,7 +330,8 @@ class MapUNet(nn.Module):
     "The paper's base: the UNet of denoising-diffusion-pytorch, told the map as three more channels (B.3.2)."
     def __init__(self, **kwargs):
         super().__init__()
-        try: from denoising_diffusion_pytorch import Unet
+        try:
+            with warnings.catch_warnings(action='ignore'): from denoising_diffusion_pytorch import Unet
         except ImportError: raise ImportError("the paper's base network needs denoising-diffusion-pytorch==1.9.4: pip install 'dde_kit[paper]'") from None
         self.unet = Unet(channels=6, out_dim=3, **kwargs)
 
