@@ -12,6 +12,7 @@ _names = dict(
     decomposition='Repeat Tiling',
     baselines='Concat MultiDiffusion RRR',
     coordinator='DDE ViTCoordinator',
+    rnn='RNNCoordinator',
     training='fit',
     metrics='frechet_distance',
     networks='build load save shipped',
