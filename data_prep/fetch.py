@@ -144,17 +144,26 @@ def rebase(url, base):
 def fetcher(a, **kw): return Fetcher(a.cache, pause=a.pause, timeout=a.timeout, tries=a.tries, patience=a.patience, resume=a.resume, **kw)
 
 
+def begun(manifest): return Path(manifest).with_name(f'.{Path(manifest).name}.begun')
+
+
 def begin(a, manifest, params):
     "True when the dataset with these parameters is already there; an error when another one is in the way."
-    manifest = Path(manifest)
+    manifest = Path(manifest); mark = begun(manifest)
     if manifest.exists() and a.resume:
         try: old = json.loads(manifest.read_text(encoding='utf-8')); same = old['parameters'] == json.loads(json.dumps(params)); files = old['files']
         except (ValueError, KeyError): old,same,files = None,False,{}
         if same and all((manifest.parent/f).is_file() and digest(manifest.parent/f, 'sha256') == [h] for f,h in files.items()):
             print(f'{a.out} is complete (made {old["date"]}), nothing to do.'); return True
         if not same and not a.overwrite: raise PrepError(f'{a.out} was made with other parameters ({manifest} lists them): choose another --out, or add --overwrite. What was fetched stays in the cache either way.')
-    elif Path(a.out).is_file() and a.resume and not a.overwrite: raise PrepError(f'{a.out} exists and has no manifest beside it, so it was not made by this command: choose another --out, or add --overwrite.')
+    elif Path(a.out).is_file() and a.resume and not a.overwrite and not mark.exists(): raise PrepError(f'{a.out} exists and has no manifest beside it, so it was not made by this command: choose another --out, or add --overwrite.')
+    save_json(mark, params)                                                     # until `finish`: what lies at --out is ours
     return False
+
+
+def finish(manifest, **facts):
+    "Writes the manifest, the last thing that a command does."
+    save_json(manifest, dict(facts, date=today())); begun(manifest).unlink(missing_ok=True)
 
 
 def command(main, argv=None):
@@ -335,6 +344,9 @@ class Fetcher:
         return path
 
     @staticmethod
+    def sha256(path): return json.loads(path.with_name(path.name+'.json').read_text())['sha256']
+
+    @staticmethod
     def complete(note, have): total = json.loads(note.read_text()).get('total'); return total is not None and have == total
 
     def more(self, where, part, note, check, size, page, b):
@@ -357,7 +369,7 @@ class Fetcher:
                 if have: tqdm.write('The server sends the file from the start (it has changed, or the server cannot go on in the middle).', file=sys.stderr)
                 have,total = 0,int(r.headers['content-length']) if 'content-length' in r.headers and 'content-encoding' not in r.headers else None
             if 'content-encoding' in r.headers: raise PrepError(self.hide(f'{where["url"]} comes as {r.headers["content-encoding"]}, although it was asked for as it is: download it with another program and name the file.'))
-            pieces = r.iter_raw(1 << 18)
+            pieces = r.iter_raw()                                              # no size: what came before a break is not lost
             if not have:
                 head = b''
                 while len(head) < 512 and (c := next(pieces, b'')): head += c
@@ -402,24 +414,24 @@ class Remote(io.RawIOBase):
 
     def close(self): self.drop(); super().close()
 
-    def connect(self):
-        headers = {'Range': f'bytes={self.pos}-', **({'If-Range': self.mark} if self.mark else {})}
+    def connect(self, last=''):
+        headers = {'Range': f'bytes={self.pos}-{last}', **({'If-Range': self.mark} if self.mark else {})}
         stack = contextlib.ExitStack(); r = stack.enter_context(self.f.open(self.where['url'], **headers))
         try:
             kind = r.headers.get('content-type', '')
             if html(b'', kind) and self.page: self.where['url'] = self.page(r.read().decode('utf-8', 'replace'), str(r.url)); raise Transient('a web page that leads to the file', wait=0)
             if html(b'', kind): raise Transient(f'came {describe(r.read(), kind)}')
             m = re.fullmatch(r'bytes (\d+)-\d+/(\d+)', r.headers.get('content-range', '')) if r.status_code == 206 else None
-            if self.pos and (not m or int(m[1]) != self.pos): raise PrepError(self.f.hide(f'{self.where["url"]} cannot be continued at byte {self.pos} (status {r.status_code}): the file has changed, or the server has no Range. Run again without streaming, so that the whole file is kept.'))
+            if self.pos and (not m or int(m[1]) != self.pos): raise PrepError(self.f.hide(f'{self.where["url"]} cannot be continued at byte {self.pos} (status {r.status_code}): the file has changed, or the server cannot send a part of it. Download the whole file instead (leave out --stream, or --limit).'))
             size = int(m[2]) if m else int(r.headers['content-length']) if 'content-length' in r.headers else None
             if self.size not in (None, size): raise PrepError(self.f.hide(f'{self.where["url"]} had {self.size} bytes and now has {size}: it changed while it was read. Run again.'))
             tag = r.headers.get('etag') or ''
             self.size,self.mark = size,self.mark or (tag if not tag.startswith('W/') else '') or r.headers.get('last-modified')
         except BaseException: stack.close(); raise
-        self.stack,self.r,self.pieces,self.left = stack,r,r.iter_raw(1 << 16),b''
+        self.stack,self.r,self.pieces,self.left = stack,r,r.iter_raw(),b''
 
     def seek(self, offset, whence=0):
-        if whence == 2 and self.size is None: self.f.persist(self.connect, self.where['url'])
+        if whence == 2 and self.size is None: self.f.persist(lambda: self.connect(511), self.where['url']); self.drop()
         to = offset+(0, self.pos, self.size)[whence]
         if to != self.pos:
             if self.r and 0 < to-self.pos < 1 << 18:

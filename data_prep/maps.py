@@ -38,8 +38,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import pairs
-from .fetch import (Missing, PrepError, bar, begin, command, digest, fetcher, is_image, magic, parser, positive, rebase, save_json,
-                    save_npz, today)
+from .fetch import (Missing, PrepError, bar, begin, command, digest, fetcher, finish, is_image, parser, positive, rebase, save_npz)
 
 MODULES = ['httpx', 'tenacity', 'filelock', 'PIL']
 PAPER = 35.707,139.600                                   # latitude and longitude of the paper's square
@@ -345,8 +344,8 @@ def main(argv=None):
         print(f'{n} places of {a.size} x {a.size} pixels, {a.size*a.reduce*metres(a.center[0], a.zoom):.0f} m wide: up to {n*source.requests} requests one by one, about {n*source.requests*(a.pause+.2)/3600:.1f} hours if none is in the cache.', file=sys.stderr)
         n,held,drops,sums,asked = from_places(a, source, budget=budget, secret=a.key)
     out = Path(a.out)
-    save_json(manifest, dict(dataset='maps', date=today(), parameters=params, urls=urls, licence_and_attribution=terms, pairs=n, held_out=held, left_out=drops,
-                             files={out.name: digest(out, 'sha256')[0]}, sources=sums))
+    finish(manifest, dataset='maps', parameters=params, urls=urls, licence_and_attribution=terms, pairs=n, held_out=held, left_out=drops,
+           files={out.name: digest(out, 'sha256')[0]}, sources=sums)
     print(f'{out}: {n} pairs of {a.size} pixels, {held} of them held out; left out: {", ".join(f"{v} {k}" for k,v in drops.items() if v) or "nothing"}; {asked} requests. Manifest: {manifest}')
 
 
