@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 ini = ConfigParser(delimiters=['='])
 ini.read('settings.ini', encoding='utf-8')
 cfg = ini['DEFAULT']
-paper,dev = cfg['paper_requirements'].split(),cfg['dev_requirements'].split()
+paper,data,dev = (cfg[f'{k}_requirements'].split() for k in ('paper', 'data', 'dev'))
 
 setup(
     name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'],
@@ -16,7 +16,7 @@ setup(
     packages=find_packages(include=['dde_kit', 'dde_kit.*']),
     package_data={'dde_kit': ['weights/**/*.safetensors', 'weights/**/*.json', 'weights/**/*.npz']},
     python_requires=f">={cfg['min_python']}", install_requires=cfg['requirements'].split(),
-    extras_require=dict(paper=paper, dev=dev),
+    extras_require=dict(paper=paper, music=cfg['music_requirements'].split(), dev=dev),
     entry_points={'nbdev': [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]},
     zip_safe=False,
 )

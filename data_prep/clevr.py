@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .fetch import (PrepError, Remote, bar, begin, command, damaged, digest, fetcher, finish, inside, is_image, magic, need, parser,
+from .fetch import (PrepError, Remote, bar, begin, command, content, damaged, digest, fetcher, finish, inside, is_image, magic, need, parser,
                     positive, rebase, save_npz, whole, zip_bytes)
 
 MODULES = ['httpx', 'tenacity', 'filelock', 'PIL']
@@ -209,7 +209,7 @@ def main(argv=None):
     manifest,a.remote = Path(a.out).with_suffix('.json'),False
     mark = None
     if a.file and Path(a.file).is_file(): mark = digest(a.file, 'sha256', title='checksum')[0]
-    if a.file and Path(a.file).is_dir(): mark = sum(p.stat().st_size for p in Path(a.file).rglob('*') if p.is_file())
+    if a.file and Path(a.file).is_dir(): mark = content(a.file)
     params = dict(source=a.source, file=a.file and Path(a.file).name, mark=mark, limit=a.limit, size=a.size or 128, **(dict(split=a.split) if a.source != 'pos' else {}))
     if begin(a, manifest, params): return
     sources,a.sums = {Path(a.file).name: mark} if mark and a.source != 'folder' else {},{}

@@ -104,6 +104,13 @@ def save_npz(path, **arrays): # an array, or (dtype, shape, iterator of pieces a
             if n != int(np.prod(shape, dtype=np.int64)): raise ValueError(f'{k} got {n} numbers for the shape {shape}')
 
 
+def content(path):
+    "A mark of what a file or folder holds: names and sizes."
+    path = Path(path)
+    lines = [f'{p.relative_to(path).as_posix()} {p.stat().st_size}' for p in path.rglob('*') if p.is_file()] if path.is_dir() else [f'{path.name} {path.stat().st_size}']
+    return hashlib.sha256('\n'.join(sorted(lines)).encode()).hexdigest()[:16]
+
+
 def today(): return datetime.now(timezone.utc).date().isoformat()
 
 
@@ -154,7 +161,7 @@ def begin(a, manifest, params):
         try: old = json.loads(manifest.read_text(encoding='utf-8')); same = old['parameters'] == json.loads(json.dumps(params)); files = old['files']
         except (ValueError, KeyError): old,same,files = None,False,{}
         if same and all((manifest.parent/f).is_file() and digest(manifest.parent/f, 'sha256') == [h] for f,h in files.items()):
-            print(f'{a.out} is complete (made {old["date"]}), nothing to do.'); return True
+            mark.unlink(missing_ok=True); print(f'{a.out} is complete (made {old["date"]}), nothing to do.'); return True
         if not same and not a.overwrite: raise PrepError(f'{a.out} was made with other parameters ({manifest} lists them): choose another --out, or add --overwrite. What was fetched stays in the cache either way.')
     elif Path(a.out).is_file() and a.resume and not a.overwrite and not mark.exists(): raise PrepError(f'{a.out} exists and has no manifest beside it, so it was not made by this command: choose another --out, or add --overwrite.')
     save_json(mark, params)                                                     # until `finish`: what lies at --out is ours

@@ -38,7 +38,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import pairs
-from .fetch import (Missing, PrepError, bar, begin, command, digest, fetcher, finish, is_image, parser, positive, rebase, save_npz)
+from .fetch import (Missing, PrepError, bar, begin, command, content, digest, fetcher, finish, is_image, parser, positive, rebase, save_npz)
 
 MODULES = ['httpx', 'tenacity', 'filelock', 'PIL']
 PAPER = 35.707,139.600                                   # latitude and longitude of the paper's square
@@ -238,7 +238,6 @@ def from_places(a, source, **kw):
 def from_folder(a, folder, images=None, hold=()):
     "Crops of image/label pairs."
     folder = Path(folder)
-    if not folder.is_dir(): raise PrepError(f'--folder {folder} is no folder: name the one that holds the images, or their sub-folders.')
     files = lambda kinds: sorted(p for e in kinds for p in [*folder.glob(f'*.{e}'), *folder.glob(f'*/*.{e}')])
     jpg,layout = files(('jpg', 'jpeg')),a.layout
     if layout == 'auto': layout = 'two' if jpg and all(p.with_suffix('.png').exists() for p in jpg) else 'side'
@@ -255,11 +254,6 @@ def from_folder(a, folder, images=None, hold=()):
     save_npz(a.out, **arrays)
     sums = {q.relative_to(folder).as_posix(): digest(q, 'sha256')[0] for p in images for q in ([p, p.with_suffix('.png')] if layout == 'two' else [p])}
     return len(arrays['sat']),int(arrays['held'].sum()),{'nearly empty map': dropped},sums,0
-
-
-def content(folder):
-    "A mark of what a folder holds: names and sizes."
-    return hashlib.sha256('\n'.join(sorted(f'{p.relative_to(folder).as_posix()} {p.stat().st_size}' for p in Path(folder).rglob('*') if p.is_file())).encode()).hexdigest()[:16]
 
 
 def dubai(a):
@@ -309,7 +303,7 @@ def main(argv=None):
     manifest = Path(a.out).with_suffix('.json')
     common = dict(source=a.source, size=a.size, limit=a.limit, seed=a.seed, held=a.held, blank=a.blank)
     if a.source in ('dubai', 'folder'):
-        if a.source == 'folder' and not a.folder: raise PrepError('--source folder needs --folder DIR.')
+        if a.source == 'folder' and not (a.folder and Path(a.folder).is_dir()): raise PrepError(f'--source folder needs --folder DIR{f"; {a.folder} is no folder" if a.folder else ""}.')
         params = dict(common, hold=a.hold, **(dict(folder=Path(a.folder).name, layout=a.layout, photo_side=a.photo_side, content=content(a.folder)) if a.source == 'folder' else {}))
         if a.source == 'dubai': a.layout = 'two'
         terms = [DUBAI_TERMS] if a.source == 'dubai' else [a.terms or 'as the folder that the images come from']
