@@ -16,7 +16,7 @@ setup(
     packages=find_packages(include=['dde_kit', 'dde_kit.*']),
     package_data={'dde_kit': ['weights/**/*.safetensors', 'weights/**/*.json', 'weights/**/*.npz']},
     python_requires=f">={cfg['min_python']}", install_requires=cfg['requirements'].split(),
-    extras_require=dict(paper=paper, music=cfg['music_requirements'].split(), dev=dev),
+    extras_require=dict(paper=paper, music=cfg['music_requirements'].split(), data=data, dev=dev),
     entry_points={'nbdev': [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]},
     zip_safe=False,
 )
