@@ -77,11 +77,11 @@ def room(folder, n):
 
 
 @contextlib.contextmanager
-def whole(path):
+def whole(path, sync=True):
     "A temporary name to write to; takes the place of `path` when everything has been written."
     path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f'.{path.name}.tmp')
-    with open(tmp, 'wb') as f: yield f; f.flush(); os.fsync(f.fileno())
+    with open(tmp, 'wb') as f: yield f; f.flush(); sync and os.fsync(f.fileno())
     os.replace(tmp, path)
 
 
@@ -316,9 +316,9 @@ class Fetcher:
         self.fresh |= {path, gone}
         try: body,made = self.persist(step, url)
         except Missing:
-            with whole(gone): pass
+            with whole(gone, sync=False): pass
             raise
-        with whole(path) as f: f.write(body)
+        with whole(path, sync=False) as f: f.write(body)                       # checked whenever it is read
         return body if made is None else made
 
     def download(self,

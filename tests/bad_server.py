@@ -1,8 +1,17 @@
-"A server on 127.0.0.1 that misbehaves on purpose, for the tests of `data_prep`."
+"For the tests of `data_prep`: a server on 127.0.0.1 that misbehaves on purpose, and a command that is killed at random."
 import http.server
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class BadServer:
@@ -86,3 +95,50 @@ class BadServer:
             case 'coded': return reply(200, rest, Content_Encoding='gzip')
         with self.lock: self.good[key] += 1
         reply(status, rest, ETag=tag, **extra)
+
+
+FORKS = """
+import importlib, json, os, sys
+m = importlib.import_module(sys.argv[1])
+print('ready', flush=True)
+for line in sys.stdin:
+    if not (pid := os.fork()):
+        try: m.command(m.main, json.loads(line))
+        except SystemExit as e: print(e.code, file=sys.stderr, flush=True); os._exit(1)
+        except BaseException as e: print(repr(e), file=sys.stderr, flush=True); os._exit(2)
+        os._exit(0)
+    print(pid, flush=True)
+    print(os.waitpid(pid, 0)[1], flush=True)
+"""
+
+
+class Killer:
+    "Runs a command again and again, each time in a process of its own (forked from one that has imported everything)."
+    def __init__(self, module, **env):
+        self.p = subprocess.Popen([sys.executable, '-c', FORKS, module], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ, OMP_NUM_THREADS='1', **env))
+        self.said = []; threading.Thread(target=lambda: self.said.extend(self.p.stderr), daemon=True).start()
+        self.line()
+
+    def line(self):
+        while not (s := self.p.stdout.readline().strip()).lstrip('-').isdigit() and s != 'ready': assert self.p.poll() is None or s, ''.join(self.said)
+        return s
+
+    def __enter__(self): return self
+    def __exit__(self, *_): self.p.stdin.close(); self.p.kill(); self.p.wait()
+
+    def run(self, args, kill=None): # seconds until SIGKILL
+        "The status of the process: 0 when it ended well, 9 when it was killed."
+        self.p.stdin.write(json.dumps([str(a) for a in args])+'\n'); self.p.stdin.flush()
+        pid = int(self.line())
+        if kill is not None:
+            time.sleep(kill)
+            try: os.kill(pid, signal.SIGKILL)                                  # dead already: a zombie until its parent asks
+            except ProcessLookupError: pass
+        return int(self.line())
+
+    def twenty(self, args, seconds): # how long an undisturbed run takes
+        "Twenty kills in a row at random moments, then a run to the end; how many processes were hit before they were through."
+        rng,hits = random.Random(0),0
+        for _ in range(20): hits += self.run(args, rng.uniform(0, seconds)) == 9
+        assert self.run(args) == 0, ''.join(self.said)
+        return hits
