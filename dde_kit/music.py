@@ -16,6 +16,7 @@ __all__ = ['tiny', 'small', 'paper', 'PRESETS', 'STEMS', 'SCALE', 'LOOPS', 'GROO
 # %% ../nbs/10_music.ipynb #c003
 import base64
 import io
+import json
 import math
 import os
 import time
@@ -354,6 +355,15 @@ class Folder(Tracks):
         if not x.isfinite().all(): raise ValueError(f'{file} holds NaN or infinity between samples {at} and {at+n}: make the file again.')
         return nnf.pad(x, (0, n-len(x)))
 
+    def load(self,
+        size:int, # samples
+        progress:bool=True,
+    )->Tracks:
+        "All that sounds, cut into pieces of one length and held in memory: for low sample rates."
+        at = [(i, k) for i in self.fits(size) for k in range(0, self.tracks[i][2]-size+1, size)]
+        pieces = [self.read(i, k, size) for i,k in tqdm(at, disable=not progress, desc='reading', mininterval=2)]
+        return Tracks(torch.stack([(v*32767).round().short() for v in pieces if v.abs().max() > 1e-3]))
+
     def inspect(self, block=2**20):
         "Read everything once: (silent files, files that leave [-1, 1]); NaN and damage are errors."
         silent,loud = [],[]
@@ -373,12 +383,17 @@ def read_tracks(
     "Tracks on disk."
     root = Path(root)
     if not root.is_dir(): raise FileNotFoundError(f"no folder at {root}: give a folder of tracks, or data='procedural'.")
+    options |= dict(say=cache(options.get('say', print))) # each remark once
     inside = lambda d: sorted(f for f in d.iterdir() if f.is_dir() and not f.name.startswith('.')) if d.is_dir() else []
     train,held = inside(root/'train'),inside(root/'validation')+inside(root/'test')
-    if not (train or held):
-        all_ = inside(root); cut = len(all_)-max(1, len(all_)//5); train,held = all_[:cut],all_[cut:]
+    if (root/'manifest.json').is_file(): # of `data_prep`
+        split = {k: v.get('split') for k,v in json.loads((root/'manifest.json').read_text())['tracks'].items()}
+        train,held = [root/k for k in sorted(split) if split[k] == 'train'],[root/k for k in sorted(split) if split[k] in ('validation', 'test')]
+    if not (train and held):
+        whole = train or held or inside(root); cut = len(whole)-max(1, len(whole)//5)
+        train,held = whole[:cut],whole[cut:]
     if not (train and held): raise ValueError(f'{root} holds {len(train)} tracks to train on and {len(held)} held-out ones: '
-        'at least one of each is needed, in train and test, or two tracks side by side.')
+        'at least two tracks are needed, to hold one out.')
     return Folder(train, rate, **options),Folder(held, rate, **options)
 
 # %% ../nbs/10_music.ipynb #c028
@@ -389,12 +404,12 @@ class Source:
         p:Preset, # sample rate, geometry and number of pieces
         **options, # of `Folder`: missing, resample
     ):
-        self.procedural,self.p = str(data) == 'procedural',p
+        self.procedural,self.p,self.memory = str(data) == 'procedural',p,options.get('resample')
         if not self.procedural: self._train,self._held = read_tracks(data, p.sample_rate, **options)
 
     def train(self, progress=True):
-        "Tracks to train on."
-        return Tracks(drawn(self.p.pieces, self.p.length(self.p.parts), self.p.sample_rate, 0, progress)) if self.procedural else self._train
+        "Tracks to train on. Those that have to be converted are converted once, and held in memory."
+        return Tracks(drawn(self.p.pieces, self.p.length(self.p.parts), self.p.sample_rate, 0, progress)) if self.procedural else self._train.load(self.p.length(self.p.parts), progress) if self.memory else self._train
 
     def held(self):
         "Tracks for the held-out loss."
@@ -819,7 +834,6 @@ def load_ear(
     path=None, # file that `train_ear` wrote; None: the one in the package
 )->EarNet:
     "kit-small-audio with its weights."
-    import json
     from safetensors import safe_open
     path = Path(path or ear_path())
     if not path.is_file(): raise FileNotFoundError(f'{path.name} is not here: make it with dde_kit.music.train_ear() (minutes), or give the path of one.')

@@ -1,5 +1,5 @@
 "The music domain: pieces, files, presets, FAD and VGGish against independent computations, agreement, a run of training."
-import hashlib
+import json
 import math
 import os
 import resource
@@ -99,7 +99,23 @@ def test_split_without_folders(tmp_path):
     train,held = read_tracks(tmp_path, 4000)
     assert len(train) == 5 and len(held) == 1
     with pytest.raises(FileNotFoundError, match='procedural'): read_tracks(tmp_path/'no', 4000)
-    with pytest.raises(ValueError, match='at least one of each'): read_tracks(tmp_path/'t0', 4000)
+    with pytest.raises(ValueError, match='at least two tracks'): read_tracks(tmp_path/'t0', 4000)
+
+
+def test_split_of_a_manifest(tmp_path):
+    for i in range(4): write_track(tmp_path/f't{i}', torch.rand(4, 100))
+    write = lambda *splits: (tmp_path/'manifest.json').write_text(json.dumps(dict(tracks={f't{i}': dict(split=s) for i,s in enumerate(splits)})))
+    write('test', 'train', 'validation', 'train')
+    train,held = read_tracks(tmp_path, 4000)
+    assert [t.tracks[0][0]['bass'].parent.name for t in (train, held)] == ['t1', 't0'] and len(train) == len(held) == 2
+    write('train', 'train', 'train', 'train')
+    assert len(read_tracks(tmp_path, 4000)[1]) == 1                         # nothing is held out there: the last fifth is
+
+
+def test_load_cuts_and_leaves_silence_out(tmp_path):
+    x = torch.rand(4, 1000)-.5; x[:, 300:600] = 0
+    t = Folder([write_track(tmp_path/'t', x)], 4000).load(300, progress=False)
+    assert len(t) == 2 and torch.allclose(unit(t.x[1]), x[:, 600:900], atol=1e-4)
 
 
 def test_files_that_do_not_fit(tmp_path):
