@@ -283,7 +283,7 @@ def _find(name):
         f'(shipped: {", ".join(shipped()) or "none"}). Take one of these, or a folder that `save` wrote.')
 
 # %% ../nbs/08_networks.ipynb #c101
-FORMAT = 1
+FORMAT,KINDS = 1,('denoiser', 'dde', 'network')
 
 def _read_config(folder):
     "The settings of a saved denoiser."
@@ -299,8 +299,8 @@ def _read_config(folder):
     need = ['kind', 'network', 'overrides', 'sigma_data', 'sampler', 'clamp', 'tensors']
     missing = [k for k in need + ['base', 'base_tensors', 'tiling']*(config.get('kind') == 'dde') if k not in config]
     if missing: raise ValueError(f'{path} lacks {", ".join(missing)}: it was not written by `save`, or was changed. Copy the folder again.')
-    if config['kind'] not in ('denoiser', 'dde'): raise ValueError(f'{path} is of kind {config["kind"]!r}, and this version reads '
-        'denoiser and dde: install a newer dde_kit.')
+    if config['kind'] not in KINDS: raise ValueError(f'{path} is of kind {config["kind"]!r}, and this version reads '
+        f'{", ".join(KINDS)}: install a newer dde_kit.')
     return config
 
 # %% ../nbs/08_networks.ipynb #c102
@@ -356,14 +356,15 @@ def _composite(folder, config, C):
 
 # %% ../nbs/08_networks.ipynb #c108
 def _network_of(D):
-    "The network of a denoiser that is to be written, and whether it is a composite."
+    "The network of what is to be written, and its kind: a denoiser, a composite, or a network that stands for itself."
     dde = all(hasattr(D, a) for a in 'CDF')
+    if getattr(D, 'alone', False): return D,'network'
     net = D.C if dde else getattr(D, 'net', None)
     if not isinstance(net, nn.Module) or dde and not isinstance(getattr(D.D, 'net', None), nn.Module):
         raise TypeError(f'{type(D).__name__} cannot be saved: give an EDMDenoiser, or a DDE whose base is one, without Clamp or Guided around it.')
     if getattr(D, 'encode', None) is not None: raise TypeError('a DDE with an `encode` function cannot be saved: a function is no number. '
         'Let the coordinator do what it does.')
-    return net,dde
+    return net,'dde' if dde else 'denoiser'
 
 def _free(folder):
     "A folder may be replaced if it is empty or holds a denoiser and nothing else."
@@ -377,7 +378,7 @@ def _check_config(config):
 
 # %% ../nbs/08_networks.ipynb #c109
 def save(
-    D:nn.Module, # `EDMDenoiser`, or `DDE` on one
+    D:nn.Module, # `EDMDenoiser`, or `DDE` on one, or a network that says of itself `alone = True`, e.g. a classifier
     folder, # where to: a new folder, or one that `save` has made
     network:str, # what `build` is asked for to make the network again, `domain/preset/part`
     overrides:dict=None, # keyword changes that `build` was given
@@ -390,16 +391,16 @@ def save(
 )->Path: # the folder, with `config.json` and `model.safetensors`
     "Write a trained denoiser, whole or not at all."
     folder,overrides = Path(folder).resolve(),dict(overrides or {})
-    net,dde = _network_of(D); _free(folder)
+    net,kind = _network_of(D); _free(folder)
     wrong = _misfit(net.state_dict(), build(network, device='meta', **overrides))
     if wrong: raise ValueError(f'this is not the network that build({network!r}) makes with {overrides=}: {wrong}. '
         'Name its own preset, and what was changed in it.')
     if sampler is not None: D.sampler = dict(sampler)
     if clamp is not None: D.clamp = list(clamp)
-    config = dict(format=FORMAT, kind='dde' if dde else 'denoiser', network=network, overrides=overrides, sigma_data=float(D.sigma_data),
+    config = dict(format=FORMAT, kind=kind, network=network, overrides=overrides, sigma_data=None if kind == 'network' else float(D.sigma_data),
         sigma_skip=getattr(D, 'sigma_skip', None), sampler=getattr(D, 'sampler', None) or {}, clamp=getattr(D, 'clamp', None),
         dde_kit=getattr(dde_kit, '__version__', '?'), trained=trained)
-    if dde: config |= dict(tiling=_tiling(D.F), space=D.space, **_base_of(D.D, folder, base))
+    if kind == 'dde': config |= dict(tiling=_tiling(D.F), space=D.space, **_base_of(D.D, folder, base))
     _check_config(config)
     tensors = {k: v.detach().to('cpu', dtype if v.is_floating_point() else None).contiguous() for k,v in net.state_dict().items()}
     bad = next((k for k,v in tensors.items() if not v.isfinite().all()), None)
@@ -412,7 +413,7 @@ def load(
     name, # a shipped name such as `maps-tiny/base` (see `shipped`), or a folder that `save` wrote
     device=None, # where to put it; left out: CPU
     trainable:bool=False, # leave the parameters trainable (of a composite: the coordinator's)
-)->nn.Module: # `EDMDenoiser` or `DDE`, unclamped, in eval mode, with `.sampler`, `.clamp`, `.config`
+)->nn.Module: # `EDMDenoiser`, `DDE` (both unclamped) or a plain network, in eval mode, with `.sampler`, `.clamp`, `.config`
     "A trained denoiser."
     folder = _find(name); config = _read_config(folder); tensors = _read_tensors(folder, config)
     with torch.random.fork_rng(devices=[]): net = build(config['network'], **config['overrides'])
@@ -420,7 +421,7 @@ def load(
     if wrong: raise ValueError(f'{folder} does not hold the tensors of {config["network"]} with overrides={config["overrides"]}: {wrong}. '
         'It belongs to another preset, or the preset has changed since.')
     net.load_state_dict(tensors)
-    D = _composite(folder, config, net) if config['kind'] == 'dde' else _denoiser(config, net)
+    D = net if config['kind'] == 'network' else _composite(folder, config, net) if config['kind'] == 'dde' else _denoiser(config, net)
     D.to(device or 'cpu').eval().requires_grad_(False); net.requires_grad_(trainable)
     D.sampler,D.clamp,D.config,D.folder = config['sampler'],config['clamp'],config,folder.resolve()
     return D

@@ -221,32 +221,33 @@ def broken(loss, data, batch, noise, seed, step):
     "What can be said about a step whose loss is not finite."
     g = stream(seed, step)
     x0,_ = draw(data, batch, g)
-    levels = ', '.join(f'{s:.3g}' for s in noise.sample(batch, g).sort()[0].tolist())
-    return (f'the loss is {loss} at step {step}. Noise levels of its batch: {levels}. Its data are '
+    levels = f' Noise levels of its batch: {", ".join(f"{s:.3g}" for s in noise.sample(batch, g).sort()[0].tolist())}.' if noise else ''
+    return (f'the loss is {loss} at step {step}.{levels} Its data are '
             + (f'between {x0.min():.3g} and {x0.max():.3g}.' if x0.isfinite().all() else 'not finite either: look at data(generator, n).'))
 
 # %% ../nbs/06_training.ipynb #c060
-def check_settings(D, noise, schedule, lr, seed, **whole):
+def check_settings(D, noise, loss, schedule, lr, seed, **whole):
     "Refuse what cannot work before any time is spent on it."
     if schedule not in SCHEDULES: raise ValueError(f'schedule={schedule!r} is not known: use one of {", ".join(SCHEDULES)}.')
     for k,v in whole.items():
         if not (isinstance(v, Integral) and v >= 1): raise ValueError(f'{k}={v!r} has to be a whole number of at least 1.')
     if not 0 < lr < math.inf: raise ValueError(f'{lr=} has to be positive; 1e-4 is usual, 1e-3 for small networks.')
     if not (isinstance(seed, Integral) and seed >= 0): raise ValueError(f'{seed=} has to be a whole number of at least 0.')
+    if loss: return # what is no denoiser needs neither noise levels nor sigma_data
     if not hasattr(noise, 'sample'): raise ValueError(f'noise={noise!r} has no method `sample`: use LogNormal(mean, std).')
     if getattr(D, 'sigma_data', None) is None: raise ValueError(f'{type(D).__name__} does not say its sigma_data, '
         'which the loss weight needs: wrap the network in EDMDenoiser(net, sigma_data).')
 
 def describe(noise):
     "The name and the numbers of a distribution, for the checkpoint."
-    return [type(noise).__name__, {k:v for k,v in vars(noise).items() if isinstance(v, (int, float, str))}]
+    return noise and [type(noise).__name__, {k:v for k,v in vars(noise).items() if isinstance(v, (int, float, str))}]
 
 # %% ../nbs/06_training.ipynb #c062
 def fit(
     D, # denoiser; what requires a gradient in it is trained
     data, # function (generator, n) -> (x0, y): n clean objects, and their conditions or None
     *,
-    noise, # distribution of noise levels, e.g. LogNormal(-1, 1.6)
+    noise=None, # distribution of noise levels, e.g. LogNormal(-1, 1.6)
     steps:int, # length of the run
     batch:int=16, # objects per step
     lr:float=1e-4, # learning rate of Adam
@@ -255,6 +256,7 @@ def fit(
     warmup:int=0, # steps in which the rate rises
     clip:float|None=None, # largest norm of the gradient
     pools=(), # pairs (k, weight): see `denoising_loss`
+    loss=None, # function (D, x0, y, generator) -> scalar for what is no denoiser; None: `denoising_loss` with `noise` and `pools`
     ema=True, # average the weights; a dict: arguments of `EMA`
     seed:int=0, # batches, noise levels and noise follow from it
     out=None, # folder for checkpoint.safetensors and log.csv; a run found there is continued
@@ -265,7 +267,7 @@ def fit(
     cpu:bool|None=None, # True: on the CPU; None: where Accelerate says
 )->list: # the log, a dict per row
     "Train what is trainable in `D` (eq. 1; eq. 5 when it is composite); leaves the averaged weights in it."
-    check_settings(D, noise, schedule, lr, seed, steps=steps, batch=batch, every=every, held_batches=held_batches)
+    check_settings(D, noise, loss, schedule, lr, seed, steps=steps, batch=batch, every=every, held_batches=held_batches)
     acc,params = Accelerator(cpu=bool(cpu)),trainable(D)
     if acc.num_processes > 1: raise ValueError(f'fit was started in {acc.num_processes} processes, '
         'and knows one only so far: start it without a launcher.')
@@ -273,14 +275,15 @@ def fit(
     opt = torch.optim.Adam(params.values(), lr=lr, betas=betas)
     avg = EMA(params, **(ema if isinstance(ema, dict) else {})) if ema else None
     run = Run(params, opt, avg, dict(steps=steps, batch=batch, lr=lr, betas=betas, schedule=schedule, warmup=warmup, clip=clip, pools=pools,
-                                     ema=ema, noise=describe(noise), seed=seed), out)
+                                     ema=ema, noise=describe(noise), seed=seed) | (dict(loss=loss.__name__) if loss else {}), out)
     run.restore()
     start = time.time() - run.seconds
 
     def loss_of(source, i, held=False):
         g = stream(seed, i, 'held' if held else 'train')
         torch.manual_seed(stream(seed, i, 'network').initial_seed())
-        return denoising_loss(D, *draw(source, batch, g, acc.device), noise, generator=g, pools=pools)
+        x0,y = draw(source, batch, g, acc.device)
+        return loss(D, x0, y, g) if loss else denoising_loss(D, x0, y, noise, generator=g, pools=pools)
 
     @torch.no_grad()
     def held_out():
@@ -302,10 +305,10 @@ def fit(
         if run.step == 0 and held: row(True)
         while run.step < steps:
             for group in opt.param_groups: group['lr'] = lr*SCHEDULES[schedule](run.step, steps, warmup)
-            loss = loss_of(data, run.step)
-            l = loss.item()
+            now = loss_of(data, run.step)
+            l = now.item()
             if not math.isfinite(l): raise FloatingPointError(broken(l, data, batch, noise, seed, run.step) + ' ' + run.last_good())
-            opt.zero_grad(); acc.backward(loss)
+            opt.zero_grad(); acc.backward(now)
             if clip: acc.clip_grad_norm_(list(params.values()), clip)
             opt.step(); run.step += 1
             if avg: avg.update(run.step)
