@@ -234,7 +234,7 @@ def main(argv=None):
         with fetcher(a) as f:
             path = f.cache/'CLEVR_v1.0.zip'
             a.remote = not path.exists()
-            raw = open(path, 'rb') if not a.remote else io.BufferedReader(Remote(f, url, magic(b'PK\x03\x04')), 1 << 16)
+            raw = open(path, 'rb') if not a.remote else io.BufferedReader(Remote(f, url, magic(b'PK\x03\x04'), step=1 << 18), 1 << 16)
             with raw, damaged(url), zipfile.ZipFile(raw) as z: n,facts = from_zip(z, a)
     out = Path(a.out)
     finish(manifest, dataset='clevr', parameters=params, url=url, licence_and_attribution=TERMS[a.source], images=n, **facts,

@@ -408,8 +408,9 @@ class Fetcher:
 
 class Remote(io.RawIOBase):
     "A large file on a server, read without storing it; after a broken connection it goes on at the same byte."
-    def __init__(self, fetcher, url, check=None, page=None):
-        self.f,self.where,self.check,self.page,self.pos,self.size,self.mark,self.r,self.stack = fetcher,dict(url=url),check,page,0,None,None,None,None
+    def __init__(self, fetcher, url, check=None, page=None, step=0): # bytes to ask for after a jump, doubled while it reads on; 0: all
+        self.f,self.where,self.check,self.page,self.step,self.ahead = fetcher,dict(url=url),check,page,step,step
+        self.pos,self.size,self.mark,self.r,self.stack,self.until = 0,None,None,None,None,None
 
     def readable(self): return True
     def seekable(self): return True
@@ -422,20 +423,21 @@ class Remote(io.RawIOBase):
     def close(self): self.drop(); super().close()
 
     def connect(self, last=''):
+        if self.ahead and not last: last = self.pos+self.ahead-1
         headers = {'Range': f'bytes={self.pos}-{last}', **({'If-Range': self.mark} if self.mark else {})}
         stack = contextlib.ExitStack(); r = stack.enter_context(self.f.open(self.where['url'], **headers))
         try:
             kind = r.headers.get('content-type', '')
             if html(b'', kind) and self.page: self.where['url'] = self.page(r.read().decode('utf-8', 'replace'), str(r.url)); raise Transient('a web page that leads to the file', wait=0)
             if html(b'', kind): raise Transient(f'came {describe(r.read(), kind)}')
-            m = re.fullmatch(r'bytes (\d+)-\d+/(\d+)', r.headers.get('content-range', '')) if r.status_code == 206 else None
+            m = re.fullmatch(r'bytes (\d+)-(\d+)/(\d+)', r.headers.get('content-range', '')) if r.status_code == 206 else None
             if self.pos and (not m or int(m[1]) != self.pos): raise PrepError(self.f.hide(f'{self.where["url"]} cannot be continued at byte {self.pos} (status {r.status_code}): the file has changed, or the server cannot send a part of it. Download the whole file instead (leave out --stream, or --limit).'))
-            size = int(m[2]) if m else int(r.headers['content-length']) if 'content-length' in r.headers else None
+            size = int(m[3]) if m else int(r.headers['content-length']) if 'content-length' in r.headers else None
             if self.size not in (None, size): raise PrepError(self.f.hide(f'{self.where["url"]} had {self.size} bytes and now has {size}: it changed while it was read. Run again.'))
             tag = r.headers.get('etag') or ''
             self.size,self.mark = size,self.mark or (tag if not tag.startswith('W/') else '') or r.headers.get('last-modified')
         except BaseException: stack.close(); raise
-        self.stack,self.r,self.pieces,self.left = stack,r,r.iter_raw(),b''
+        self.stack,self.r,self.pieces,self.left,self.until = stack,r,r.iter_raw(),b'',int(m[2])+1 if m else size
 
     def seek(self, offset, whence=0):
         if whence == 2 and self.size is None: self.f.persist(lambda: self.connect(511), self.where['url']); self.drop()
@@ -443,7 +445,7 @@ class Remote(io.RawIOBase):
         if to != self.pos:
             if self.r and 0 < to-self.pos < 1 << 18:
                 while self.pos < to and self.read(min(to-self.pos, 1 << 16)): pass
-            else: self.drop()
+            else: self.drop(); self.ahead = self.step
         self.pos = to
         return to
 
@@ -451,6 +453,7 @@ class Remote(io.RawIOBase):
         def step():
             if self.size is not None and self.pos >= self.size: return 0
             try:
+                if self.r and not self.left and self.pos == self.until: self.drop(); self.ahead = min(2*self.ahead, 8 << 20)
                 if not self.r: self.connect()
                 import httpx
                 try:

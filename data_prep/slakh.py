@@ -21,7 +21,7 @@ Sources
 Archives are kept in the cache, so a download goes on where it stopped; with --stream nothing is kept: the archive is read once from
 the network, forward, and a run that was stopped reads it again from the start but writes only the tracks that are missing.
 
-OUT/<track>/{bass,drums,guitar,piano}.wav: mono, 22,050 Hz, 16 bit, the four of equal length. A stem that a track does not have is
+OUT/<track>/{bass,drums,guitar,piano}.wav (with --by-split OUT/<split>/<track>/): mono, 22,050 Hz, 16 bit, the four of equal length. A stem that a track does not have is
 silence. OUT/manifest.json lists split, length, missing stems and silent stretches of every track.
 """
 import contextlib
@@ -38,7 +38,7 @@ from urllib.parse import urlencode, urljoin, urlsplit
 
 import numpy as np
 
-from .fetch import PrepError, Remote, bar, begin, begun, command, content, digest, fetcher, finish, magic, need, parser, positive, rebase, room, save_json, tar_members, unpack
+from .fetch import PrepError, Remote, bar, begin, begun, command, content, digest, fetcher, finish, inside, magic, need, parser, positive, rebase, room, save_json, tar_members, unpack
 
 MODULES = ['httpx', 'tenacity', 'filelock', 'soundfile', 'soxr', 'yaml', 'mido']
 STEMS = ('bass', 'drums', 'guitar', 'piano')
@@ -99,12 +99,13 @@ def write_track(out, name, stems, peak=None): # {stem: float32 samples at RATE};
     for p in work.iterdir():
         with open(p, 'rb') as f: os.fsync(f.fileno())
     save_json(facts_of(out, name), facts)
-    shutil.rmtree(out/name, ignore_errors=True); os.replace(work, out/name)
+    shutil.rmtree(out/name, ignore_errors=True); (out/name).parent.mkdir(parents=True, exist_ok=True); os.replace(work, out/name)
     return facts
 
 
 def facts_of(out, name): return out/'.work'/'facts'/f'{name}.json'
 def done(out, name): return (out/name).is_dir() and facts_of(out, name).is_file()
+def at(a, split, track): return f'{split}/{track}' if a.by_split else track     # where a track lies below --out
 
 
 # --- Slakh's own layout ------------------------------------------------------------------------------------------------
@@ -132,7 +133,7 @@ def sum_stems(folder):
     return {s: resample(*v) for s,v in out.items()}
 
 
-SLAKH_FILE = re.compile(r'(?:.*/)?(?:(train|validation|test)/)?(Track\d+)/(metadata\.yaml|stems/S\d+\.(?:flac|wav))')
+SLAKH_FILE = re.compile(r'(?:.*?/)??(?:(train|validation|test)/)?(Track\d+)/(metadata\.yaml|stems/S\d+\.(?:flac|wav))')
 
 
 def from_slakh(stream, name, a, keep):
@@ -152,7 +153,7 @@ def from_slakh(stream, name, a, keep):
                 shutil.rmtree(work, ignore_errors=True); now = m[1],m[2]
                 if now in seen: raise PrepError(f'{name}: the files of {m[2]} are not together: this is not the published archive.')
                 seen.add(now)
-            if done(out, m[2]) and m[3] != 'metadata.yaml': continue           # made by an earlier run
+            if done(out, at(a, m[1] or 'none', m[2])) and m[3] != 'metadata.yaml': continue           # made by an earlier run
             unpack(f, size, work/m[3], name)
         close()
     shutil.rmtree(work, ignore_errors=True)
@@ -160,7 +161,7 @@ def from_slakh(stream, name, a, keep):
 
 # --- four stems in four archives ---------------------------------------------------------------------------------------
 
-STEM_FILE = re.compile(r'(?:.*/)?(?:(bass|drums|guitar|piano)_22050/)?(train|validation|test)/(Track\d+)(?:/(bass|drums|guitar|piano))?\.wav')
+STEM_FILE = re.compile(r'(?:.*?/)??(?:(bass|drums|guitar|piano)_22050/)?(train|validation|test)/(Track\d+)(?:/(bass|drums|guitar|piano))?\.wav')
 
 
 def gather(stream, name, only, a, work):
@@ -175,7 +176,7 @@ def gather(stream, name, only, a, work):
             if a.limit and not dest.parent.exists() and sum(1 for _ in work.glob('*-Track*')) >= a.limit:
                 if only in (None, STEMS[0]): break                             # the first archive decides which
                 continue
-            if not dest.exists() and not done(Path(a.out), m[3]): unpack(f, size, dest, name)
+            if not dest.exists() and not done(Path(a.out), at(a, m[2], m[3])): unpack(f, size, dest, name)
             n += 1; b.update()
             if a.limit and only and n >= a.limit: break
     if not n: raise PrepError(f'{name} has no {only or "stem"}_22050/SPLIT/TrackNNNNN.wav: this is not the archive it should be. Download it again, or name the right file with --archive.')
@@ -316,6 +317,7 @@ def main(argv=None):
     ap.add_argument('--stream', action='store_true', help='do not keep the archive (redux, baby, mariani)')
     ap.add_argument('--test', action='store_true', help='mariani: the test set alone (7 GB unpacked)')
     ap.add_argument('--need', type=int, help='leave out tracks with fewer of the four stems (default 1; midi 3)')
+    ap.add_argument('--by-split', action='store_true', help='write OUT/<split>/<track>/ with the split of the source (midi: 80, 10, 10 %% by the content of the song)')
     ap.add_argument('--soundfont', help='midi: the .sf2 file (default: FluidR3_GM or TimGM6mb of the system)')
     a = ap.parse_args(argv)
     positive(a, 'limit', 'need'); need('soundfile', 'soxr')
@@ -326,7 +328,7 @@ def main(argv=None):
     if a.source in ('redux', 'baby', 'folder'): need('yaml')
     out,manifest = Path(a.out),Path(a.out)/'manifest.json'
     if out.is_file(): raise PrepError(f'--out {out} is a file; a folder is needed.')
-    params = dict(source=a.source, limit=a.limit, need=a.need, test=a.test, rate=RATE, **(dict(folder=Path(a.folder).name, content=content(a.folder)) if a.folder else {}), **(dict(soundfont=Path(font).name) if a.source == 'midi' else {}))
+    params = dict(source=a.source, limit=a.limit, need=a.need, test=a.test, by_split=a.by_split, rate=RATE, **(dict(folder=Path(a.folder).name, content=content(a.folder)) if a.folder else {}), **(dict(soundfont=Path(font).name) if a.source == 'midi' else {}))
     if out.is_dir() and any(out.iterdir()) and not (manifest.exists() or (out/'.manifest.json.begun').exists()): raise PrepError(f'--out {out} is not empty and was not begun by this command: name a new folder.')
     mark,old = begun(manifest),None
     if mark.exists(): old = json.loads(mark.read_text(encoding='utf-8'))
@@ -335,14 +337,15 @@ def main(argv=None):
     if mark.exists() and not same and a.resume and not a.overwrite: raise PrepError(f'{out} was begun with other parameters ({mark} lists them): choose another --out, or add --overwrite.')
     if begin(a, manifest, params): shutil.rmtree(out/'.work', ignore_errors=True); return
     if not a.resume or not same:                                               # what another run made here
-        names = json.loads(manifest.read_text(encoding='utf-8'))['tracks'] if manifest.exists() else [p.stem for p in (out/'.work'/'facts').glob('*.json')]
+        names = json.loads(manifest.read_text(encoding='utf-8'))['tracks'] if manifest.exists() else [p.relative_to(out/'.work'/'facts').with_suffix('').as_posix() for p in (out/'.work'/'facts').rglob('*.json')]
         for n in names:
-            if (out/n).parent == out and (out/n).is_dir(): shutil.rmtree(out/n)
+            if out in (out/inside(n)).parents and (out/n).is_dir(): shutil.rmtree(out/n)
         shutil.rmtree(out/'.work', ignore_errors=True)
     a.sources,a.left,tracks = {},{},{}
 
     def keep(name, split, stems, peak=None):
         "Makes a track unless it is there; 1 if it counts."
+        name = at(a, split, name)
         if not done(out, name):
             made = stems()
             if len(made) < a.need or not write_track(out, name, made, peak): k = f'fewer than {a.need} stems'; a.left[k] = a.left.get(k, 0)+1; return 0
