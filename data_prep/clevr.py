@@ -18,7 +18,7 @@ Sources
 
 OUT holds `ims` (uint8, n x S x S x 3) and `coords_labels` (float32): n x 2 when one centre an image is known, else n x K x 2
 with NaN after the last centre. x to the right, y UPWARDS, both in [0, 1]: row = round((1-y)*S), column = round(x*S).
-OUT.json is the manifest.
+OUT.json is the manifest, OUT.png shows some of it.
 """
 import hashlib
 import io
@@ -31,6 +31,7 @@ import numpy as np
 
 from .fetch import (PrepError, Remote, bar, begin, command, content, damaged, digest, fetcher, finish, inside, is_image, magic, need, parser,
                     positive, rebase, save_npz, whole, zip_bytes)
+from .preview import preview as picture_of
 
 MODULES = ['httpx', 'tenacity', 'filelock', 'PIL']
 POS = 'https://www.dropbox.com/s/5zj9ci24ofo949l/clevr_pos_data_128_30000.npz?dl=1'
@@ -237,9 +238,10 @@ def main(argv=None):
             raw = open(path, 'rb') if not a.remote else io.BufferedReader(Remote(f, url, magic(b'PK\x03\x04'), step=1 << 18), 1 << 16)
             with raw, damaged(url), zipfile.ZipFile(raw) as z: n,facts = from_zip(z, a)
     out = Path(a.out)
+    picture_of(out)
     finish(manifest, dataset='clevr', parameters=params, url=url, licence_and_attribution=TERMS[a.source], images=n, **facts,
            files={out.name: digest(out, 'sha256')[0]}, sources=sources|a.sums)
-    print(f'{out}: {n} images, labels {tuple(facts["labels"])}; at the labelled places they differ by {facts["contrast_at_labels"]["y_up"]} of 255 from the background ({facts["contrast_at_labels"]["y_down"]} if y ran downwards). Manifest: {manifest}')
+    print(f'{out}: {n} images, labels {tuple(facts["labels"])}; at the labelled places they differ by {facts["contrast_at_labels"]["y_up"]} of 255 from the background ({facts["contrast_at_labels"]["y_down"]} if y ran downwards). Manifest: {manifest}, picture: {out.with_suffix(".png")}')
 
 
 if __name__ == '__main__': command(main)

@@ -23,7 +23,7 @@ photos or maps, and clouds are left out, counted, and replaced by the next place
 kilometre of their own, so no held-out image shares ground with a training image. Tiles are kept in the cache: stop and go on at will.
 
 OUT holds `map` and `sat` (uint8, n x 3 x H x W), `held` (bool, n), `source` (one name per place) and, for tiles, `place`
-(float64, n x 2: latitude and longitude of the centre, degrees). OUT.json is the manifest.
+(float64, n x 2: latitude and longitude of the centre, degrees). OUT.json is the manifest, OUT.png shows some of it.
 """
 import functools
 import hashlib
@@ -39,6 +39,7 @@ import numpy as np
 
 from . import pairs
 from .fetch import (Missing, PrepError, bar, begin, command, content, digest, fetcher, finish, is_image, parser, positive, rebase, save_npz)
+from .preview import preview as picture_of
 
 MODULES = ['httpx', 'tenacity', 'filelock', 'PIL']
 PAPER = 35.707,139.600                                   # latitude and longitude of the paper's square
@@ -338,9 +339,10 @@ def main(argv=None):
         print(f'{n} places of {a.size} x {a.size} pixels, {a.size*a.reduce*metres(a.center[0], a.zoom):.0f} m wide: up to {n*source.requests} requests one by one, about {n*source.requests*(a.pause+.2)/3600:.1f} hours if none is in the cache.', file=sys.stderr)
         n,held,drops,sums,asked = from_places(a, source, budget=budget, secret=a.key)
     out = Path(a.out)
+    picture_of(out)
     finish(manifest, dataset='maps', parameters=params, urls=urls, licence_and_attribution=terms, pairs=n, held_out=held, left_out=drops,
            files={out.name: digest(out, 'sha256')[0]}, sources=sums)
-    print(f'{out}: {n} pairs of {a.size} pixels, {held} of them held out; left out: {", ".join(f"{v} {k}" for k,v in drops.items() if v) or "nothing"}; {asked} requests. Manifest: {manifest}')
+    print(f'{out}: {n} pairs of {a.size} pixels, {held} of them held out; left out: {", ".join(f"{v} {k}" for k,v in drops.items() if v) or "nothing"}; {asked} requests. Manifest: {manifest}, picture: {out.with_suffix(".png")}')
 
 
 if __name__ == '__main__': command(main)

@@ -22,7 +22,7 @@ Archives are kept in the cache, so a download goes on where it stopped; with --s
 the network, forward, and a run that was stopped reads it again from the start but writes only the tracks that are missing.
 
 OUT/<track>/{bass,drums,guitar,piano}.wav (with --by-split OUT/<split>/<track>/): mono, 22,050 Hz, 16 bit, the four of equal length. A stem that a track does not have is
-silence. OUT/manifest.json lists split, length, missing stems and silent stretches of every track.
+silence. OUT/manifest.json lists split, length, missing stems and silent stretches of every track; OUT/preview.png shows some.
 """
 import contextlib
 import html
@@ -39,6 +39,7 @@ from urllib.parse import urlencode, urljoin, urlsplit
 import numpy as np
 
 from .fetch import PrepError, Remote, bar, begin, begun, command, content, digest, fetcher, finish, inside, magic, need, parser, positive, rebase, room, save_json, tar_members, unpack
+from .preview import preview as picture_of
 
 MODULES = ['httpx', 'tenacity', 'filelock', 'soundfile', 'soxr', 'yaml', 'mido']
 STEMS = ('bass', 'drums', 'guitar', 'piano')
@@ -376,11 +377,12 @@ def main(argv=None):
     files = {f'{t}/{s}.wav': digest(out/t/f'{s}.wav', 'sha256')[0] for t in bar(sorted(tracks), unit='track', desc='checksums') for s in STEMS}
     seconds = sum(t['seconds'] for t in tracks.values())
     missing = {s: sum(s in t['missing'] for t in tracks.values()) for s in STEMS}
+    picture_of(out)
     finish(manifest, dataset='slakh', parameters=params, licence_and_attribution=TERMS[a.source], tracks=dict(sorted(tracks.items())), hours=round(seconds/3600, 3), missing_stems=missing,
            left_out=a.left, files=files, sources=a.sources)
     shutil.rmtree(out/'.work', ignore_errors=True)
     silent = sum(sum(e-b for b,e in v) for t in tracks.values() for v in t['silent'].values())
-    print(f'{out}: {len(tracks)} tracks, {seconds/60:.1f} minutes; missing stems: {", ".join(f"{v} {k}" for k,v in missing.items() if v) or "none"}; silent stretches of 5 s and more: {silent/60:.1f} of {4*seconds/60:.1f} stem minutes; left out: {", ".join(f"{v} {k}" for k,v in a.left.items() if v) or "nothing"}. Manifest: {manifest}')
+    print(f'{out}: {len(tracks)} tracks, {seconds/60:.1f} minutes; missing stems: {", ".join(f"{v} {k}" for k,v in missing.items() if v) or "none"}; silent stretches of 5 s and more: {silent/60:.1f} of {4*seconds/60:.1f} stem minutes; left out: {", ".join(f"{v} {k}" for k,v in a.left.items() if v) or "nothing"}. Manifest: {manifest}, picture: {out}/preview.png')
 
 
 if __name__ == '__main__': command(main)
