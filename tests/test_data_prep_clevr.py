@@ -129,7 +129,7 @@ def test_whole_release(server, tmp_path, monkeypatch):
     m = json.loads((tmp_path/'a.json').read_text()); assert 'CC BY 4.0' in m['licence_and_attribution'] and m['objects']+m['objects_outside_the_square'] == sum(len(s['objects']) for s in scenes) and len(m['sources']) == 9
     n = sum(server.asked.values()); go(server, tmp_path, '--source', 'v1', '--limit', 3, out='b.npz'); assert sum(server.asked.values()) == n # from the cache
     (tmp_path/'own.zip').write_bytes(data); c = go(None, tmp_path, '--source', 'v1', '--file', tmp_path/'own.zip', '--size', 64, out='c.npz', cache='c2'); check_v1(c, scenes, 64)
-    server.always[V1] = 'wrong'
+    server.files[V1] = data[:-1]+b'x'                                          # complete, and not the published file
     with pytest.raises(PrepError, match='is another file than the one'): go(server, tmp_path, '--source', 'v1', out='d.npz', cache='c3')
 
 
@@ -173,8 +173,10 @@ def read_scenes(path):
 
 @pytest.mark.parametrize('source', ['pos', 'v1'])
 def test_read_by_the_notebook(server, tmp_path, source):
-    go(server, tmp_path, '--source', source, *(['--limit', 8] if source == 'v1' else []))
-    assert read_scenes(tmp_path/'a.npz') is not None
+    z = go(server, tmp_path, '--source', source, *(['--limit', 8] if source == 'v1' else []))
+    ims,positions = read_scenes(tmp_path/'a.npz'); c = z['coords_labels'].reshape(len(z['ims']), -1, 2)
+    assert tuple(ims.shape) == (len(c), 3, 64, 64)
+    for p,want in zip(positions, c): assert np.allclose(p.numpy(), want[~np.isnan(want[:, 0])])
 
 
 @pytest.mark.parametrize('source', ['pos', 'v1'])

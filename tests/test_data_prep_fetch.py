@@ -213,7 +213,7 @@ def test_killed_and_continued(server, tmp_path):
 
 def test_stopped_by_hand(server, tmp_path):
     server.always['/big.zip'] = (503, 30)
-    p = run(server.url, tmp_path, MD5)
+    p = run(server.url, tmp_path, MD5, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) # ignored in a background job
     while not server.asked: time.sleep(.05)
     time.sleep(.3); p.send_signal(signal.SIGINT); err = p.communicate()[1]
     assert p.returncode == 1 and 'goes on from here' in err and 'Traceback' not in err
