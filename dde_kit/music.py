@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['tiny', 'small', 'paper', 'PRESETS', 'STEMS', 'SCALE', 'LOOPS', 'GROOVES', 'FIGURES', 'HIDDEN', 'PARTS', 'METHODS',
-           'VGGISH_URL', 'EAR_RATE', 'EAR_WINDOW', 'EAR_HOP', 'Preset', 'draw_style', 'onsets', 'pitch', 'strike',
-           'tone', 'drum_kit', 'piece', 'drawn', 'unit', 'procedural', 'mono', 'clipped', 'player', 'soundfile',
-           'torchaudio', 'Tracks', 'Folder', 'read_tracks', 'Source', 'AudioUNet', 'build', 'layouts', 'train_part',
-           'trained', 'generate', 'patchwork', 'mel_matrix', 'mel_picture', 'lines_of', 'pictures', 'correlation',
-           'chroma', 'scales', 'ends_of', 'key_agreement', 'jumps', 'pulse', 'tempo_agreement', 'border_steps', 'flat',
-           'fad', 'fad_influence', 'vggish_input', 'VGGish', 'load_vggish', 'ear_mel', 'log_mel', 'EarNet', 'facts',
-           'ear_batches', 'ear_path', 'train_ear', 'load_ear', 'Ear', 'ear_windows', 'audio_extractor', 'score_table',
-           'fad_curve', 'write_wav']
+           'VGGISH_URL', 'EAR_RATE', 'EAR_WINDOW', 'EAR_HOP', 'EAR_FRAMES', 'Preset', 'draw_style', 'onsets', 'pitch',
+           'strike', 'tone', 'drum_kit', 'piece', 'drawn', 'unit', 'procedural', 'mono', 'clipped', 'player',
+           'soundfile', 'torchaudio', 'Tracks', 'Folder', 'read_tracks', 'Source', 'AudioUNet', 'build', 'layouts',
+           'train_part', 'trained', 'generate', 'patchwork', 'mel_matrix', 'mel_picture', 'lines_of', 'pictures',
+           'correlation', 'chroma', 'scales', 'ends_of', 'key_agreement', 'jumps', 'pulse', 'tempo_agreement',
+           'border_steps', 'flat', 'fad', 'fad_influence', 'vggish_input', 'VGGish', 'load_vggish', 'ear_mel',
+           'log_mel', 'EarNet', 'facts', 'ear_batches', 'ear_path', 'train_ear', 'load_ear', 'Ear', 'ear_windows',
+           'audio_extractor', 'score_table', 'fad_curve', 'write_wav']
 
 # %% ../nbs/10_music.ipynb #c003
 import base64
@@ -739,11 +739,11 @@ def load_vggish(
     return net.eval().requires_grad_(False)
 
 # %% ../nbs/10_music.ipynb #c083
-EAR_RATE,EAR_WINDOW,EAR_HOP = 4000,16_384,8192 # samples per second, samples, samples
+EAR_RATE,EAR_WINDOW,EAR_HOP,EAR_FRAMES = 4000,16_384,8192,193 # samples per second, samples, samples, frames of a window
 
 @cache
 def ear_mel():
-    return torchaudio().transforms.MelSpectrogram(EAR_RATE, n_fft=1024, hop_length=80, n_mels=96, f_min=40, f_max=1950, power=1.)
+    return torchaudio().transforms.MelSpectrogram(EAR_RATE, n_fft=1024, hop_length=80, n_mels=96, f_min=40, f_max=1950, power=1., center=False)
 
 def log_mel(
     x:Tensor, # (n, samples) at 4 kHz
@@ -754,14 +754,14 @@ class EarNet(nn.Module):
     "The kit's small audio network: mean, spread and rhythm of a log-mel spectrogram, and of what two convolutions make of it."
     def __init__(self,
         width:int=64, # filters of the convolutions
-        d:int=48, # number of features
-        n_targets:int=28, # outputs of the head that training uses
+        d:int=16, # number of features; the more, the more tracks FAD needs
+        n_targets:int=29, # outputs of the head that training uses
     ):
         super().__init__()
         self.config = dict(width=width, d=d, n_targets=n_targets)
         self.convs = nn.ModuleList([nn.Conv1d(96, width, 5, 2, 2), nn.Conv1d(width, width, 5, 2, 2)])
-        self.mix = nn.Sequential(nn.BatchNorm1d(2*96+4*72+4*width, affine=False), nn.Linear(2*96+4*72+4*width, 2*d), nn.GELU(), nn.Linear(2*d, d))
-        self.head = nn.Sequential(nn.GELU(), nn.Linear(d, n_targets))
+        self.mix = nn.Sequential(nn.BatchNorm1d(2*96+4*72+4*width, affine=False), nn.Linear(2*96+4*72+4*width, 2*width), nn.GELU(), nn.Linear(2*width, d))
+        self.head = nn.Sequential(nn.Linear(d, 2*width), nn.GELU(), nn.Linear(2*width, n_targets))
 
     def rhythm(self, m):
         "Autocorrelation of the rises in four bands, lags of 0.16 to 1.6 seconds."
@@ -789,31 +789,34 @@ def facts(
     return np.array([*(np.arange(12) == key), np.log(st['bpm']), *np.log(st['gain']), *st['tilt'], *np.log(st['decay']), *np.log(st['ring']), st['swing']], np.float32)
 
 def ear_batches(
-    pieces:int=1500, # pieces of seed 0
+    pieces:int=1000, # pieces of seed 0
     n:int=48, # windows per batch
-    seconds:float=12., # length of each piece
+    seconds:float=10., # length of each piece
     seed:int=0,
     progress:bool=False,
-): # step -> (log-mel (n, 96, frames), standardised facts (n, 28))
-    "Windows of four seconds, half of them with noise, with their facts."
-    x = mono(unit(drawn(pieces, round(seconds*EAR_RATE), EAR_RATE, 0, progress)))
+): # step -> (log-mel (n, 96, frames), standardised facts (n, 29); NaN where there is no answer)
+    "Windows of four seconds with their facts: two fifths as they are, one fifth with noise, two fifths in which another piece goes on."
+    x,g = mono(unit(drawn(pieces, round(seconds*EAR_RATE), EAR_RATE, 0, progress))),np.random.default_rng([seed, 2**31])
+    half,rough = x.shape[1]//2,torch.from_numpy(g.uniform(.1, 1, (pieces, 1)).astype(np.float32))
+    hiss = .1*rough.square()*torch.from_numpy(g.standard_normal(x.shape, np.float32))
+    heard = [torch.cat([log_mel(v).half() for v in a.split(50)]) for a in (x, x+hiss, torch.cat([x[:,:half], x.roll(1, 0)[:,half:]], 1))]
     y = torch.from_numpy(np.stack([facts(i) for i in range(pieces)])); y = (y-y.mean(0))/y.std(0)
     def batch(step):
         g = np.random.default_rng([seed, step])
-        i,at = g.integers(0, pieces, n),g.integers(0, x.shape[1]-EAR_WINDOW+1, n)
-        rough = np.where(g.random(n) < .5, 0, g.random(n)).astype(np.float32)
-        w = torch.stack([x[k,a:a+EAR_WINDOW] for k,a in zip(i, at)])
-        w = w+.1*torch.from_numpy(rough[:,None]**2*g.standard_normal(w.shape, np.float32))
-        return log_mel(w),torch.cat([y[i], 3*(torch.from_numpy(rough)[:,None]-.25)], 1)
+        i,kind = g.integers(0, pieces, n),g.choice(3, n, p=(.4, .2, .4))
+        at = np.where(kind == 2, half//80-EAR_FRAMES*g.uniform(.25, .75, n), g.integers(0, heard[0].shape[-1]-EAR_FRAMES+1, n)).astype(int)
+        m = torch.stack([heard[k][j,:,a:a+EAR_FRAMES] for k,j,a in zip(kind, i, at)]).float()
+        k = torch.from_numpy(kind)[:,None]
+        return m,torch.cat([torch.where(k == 2, math.nan, y[i]), 3*(torch.where(k == 1, rough[i], 0)-.1), 2*(k == 2)-.8], 1)
     return batch
 
 def ear_path(): return WEIGHTS/'kit-small-audio.safetensors'
 
 def train_ear(
     path=None, # where to write it; None: into the package
-    steps:int=1500,
+    steps:int=1000,
     lr:float=3e-3,
-    pieces:int=1500,
+    pieces:int=1000,
     seed:int=0,
     progress:bool=True,
 )->EarNet:

@@ -289,7 +289,7 @@ def test_influence_by_track_is_the_derivative():
 def test_intervals_know_tracks():
     "Windows that repeat each other are no new evidence."
     g = torch.Generator().manual_seed(0); a,b = torch.randn(60, 1, 6, generator=g),torch.randn(400, 6, generator=g)
-    one,ten = (dde.metrics.bootstrap('fad', v, b) if hasattr(dde, 'metrics') else music.bootstrap('fad', v, b) for v in (a, a.expand(-1, 10, -1)))
+    one,ten = (music.bootstrap('fad', v, b) for v in (a, a.expand(-1, 10, -1)))
     assert (ten.hi-ten.lo)/(one.hi-one.lo) == pytest.approx(1, abs=.15)
 
 
@@ -370,7 +370,7 @@ def test_absent_weights_are_named(tmp_path, monkeypatch, capsys):
 
 def test_ear_file_round_trip(tmp_path):
     net = EarNet().eval(); music.save_feature_net(net, tmp_path/'e.safetensors')
-    m = torch.randn(3, 96, 205); assert torch.equal(load_ear(tmp_path/'e.safetensors')(m), net(m))
+    m = torch.randn(3, 96, 193); assert torch.equal(load_ear(tmp_path/'e.safetensors')(m), net(m))
     with pytest.raises(FileNotFoundError, match='train_ear'): load_ear(tmp_path/'no')
     (tmp_path/'e.safetensors').write_bytes(b'x'*50)
     with pytest.raises(ValueError, match='not a whole file'): load_ear(tmp_path/'e.safetensors')
@@ -378,8 +378,8 @@ def test_ear_file_round_trip(tmp_path):
 
 def test_windows_of_the_ear():
     ear = audio_extractor('random features')
-    assert ear(procedural(2, TINY.length(5)/4000), 4000).shape == (2, 3, 48) and ear(torch.randn(2, TINY.length(13)), 4000).shape == (2, 9, 48)
-    assert ear(torch.randn(1, 8000*6), 8000).shape == (1, 1, 48)
+    assert ear(procedural(2, TINY.length(5)/4000), 4000).shape == (2, 3, 16) and ear(torch.randn(2, TINY.length(13)), 4000).shape == (2, 9, 16)
+    assert ear(torch.randn(1, 8000*6), 8000).shape == (1, 1, 16)
     with pytest.raises(ValueError, match='at least two'): ear(torch.randn(1, 4000), 4000)
     with pytest.raises(ValueError, match='NaN'): ear(torch.full((1, 16_384), math.nan), 4000)
 
@@ -406,7 +406,7 @@ def test_shipped_ear_hears():
 
 def test_agreement_measures_what_it_says():
     "The same piece played a semitone higher at its end, or faster."
-    l,st_a = TINY.patch,None
+    l = TINY.patch
     x = procedural(12, TINY.length(5)/4000, seed=4)
     up = torch.cat([x[..., :-l], torch.stack([torch.stack([torch.nn.functional.interpolate(s[None, None, -int(l*1.0595)-1:], size=l, mode='linear')[0, 0] for s in v]) for v in x])], -1)
     assert np.nanmean(key_agreement(x, 4000, l))-np.nanmean(key_agreement(up, 4000, l)) > .4
@@ -441,3 +441,30 @@ def test_works_without_torchaudio_and_says_so():
         "    try: f()\n    except ImportError as e: assert w in str(e) and 'pip install' in str(e), e\n    else: raise SystemExit(w)\n")
     r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
     assert r.returncode == 0, r.stderr[-2000:]
+
+
+# --- the notebook
+
+def toy_models(folder):
+    "All four parts, narrow and hardly trained, that sample in two steps."
+    tracks = Tracks(drawn(4, TINY.length(5), 4000, 0))
+    for name,part in music.PARTS.items():
+        form = dict(hidden=48, depth=1, heads=1) if part == 'coordinator' else dict(widths=(16, 32), blocks=(1, 1))
+        out = train_part(part, 'tiny', tracks, folder/name, base=None if part == 'base' else folder/'base', form=form, steps=1, batch=1, warmup=1, progress=False)
+        config = json.loads((out/'config.json').read_text()); config['sampler']['steps'] = 2
+        (out/'config.json').write_text(json.dumps(config))
+    return folder
+
+
+def test_papermill_all_methods(tmp_path):
+    "Every row of the table at two lengths, from models of one's own, somewhere else."
+    papermill,pd = pytest.importorskip('papermill'),pytest.importorskip('pandas')
+    nb = Path(__file__).resolve().parent.parent/'nbs'/'10_music.ipynb'
+    papermill.execute_notebook(nb, tmp_path/'out.ipynb', cwd=str(tmp_path), progress_bar=False,
+        parameters=dict(weights=str(toy_models(tmp_path/'toy')), results=str(tmp_path/'results'), samples=2, parts=6, seed=1))
+    out = tmp_path/'results'/'music'/'tiny'
+    for name in ('4l', '4.75l'):
+        t = pd.read_csv(out/f'{name}-n2-seed1.csv', index_col=0)
+        assert list(t.index) == [*music.METHODS, 'real', 'patchwork'] and (t['FAD lo'] <= t['FAD']).all() and t.loc['real', 'tempo'] > t.loc['Concat', 'tempo']
+    x,rate = sf.read(out/'sound'/'DDE-4.75l.wav'); assert rate == 4000 and len(x) == TINY.length(6)
+    assert len(list((out/'sound').glob('*.wav'))) == 9 and json.loads((out/'4l-n2-seed1.json').read_text())['extractor'] == 'kit-small-audio'
