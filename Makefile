@@ -29,7 +29,7 @@ test: setup
 	OMP_NUM_THREADS=1 pytest -q
 
 readme: setup
-	cd nbs && jupyter nbconvert --to markdown --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags=noinput --output-dir .. --output README index.ipynb && sed -i "s#](\([0-9][0-9]_\)#](nbs/\1#g" ../README.md
+	cd nbs && jupyter nbconvert --to markdown --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags=noinput --output-dir .. --output README index.ipynb && sed -i -e "s#](\([0-9][0-9]_\)#](nbs/\1#g" -e "s#](\.\./#](#g" ../README.md
 
 clean:
 	rm -rf out build dist *.egg-info .pytest_cache
