@@ -487,13 +487,13 @@ def classes(
 
 # %% ../nbs/30_maps.ipynb #c077
 def reference_features(
-    folder, # of the trained model; may hold `reference.safetensors` with features of real images
+    folder, # of the model trained on these data; may hold `reference.safetensors` with features of real images; None: compute them
     source:Source, # where real images come from otherwise
     N:int, # side in pixels
     net:Extractor, # feature network
 )->np.ndarray: # (n, d) features of held-out real images
     "Features of the real images that generated ones are compared with: stored ones if they fit, else computed."
-    for path in (WEIGHTS/folder/'reference.safetensors', Path(folder)/'reference.safetensors'):
+    for path in (WEIGHTS/folder/'reference.safetensors', Path(folder)/'reference.safetensors') if folder else ():
         if net.name == 'kit-small' and path.exists():
             stored = load_file(path)
             if str(N) in stored: return stored[str(N)].numpy()
