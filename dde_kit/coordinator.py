@@ -158,6 +158,7 @@ class ViTCoordinator(nn.Module):
         cond_channels:int=0, # channels of the condition
         cond_patch=None, # sides of a token of the condition; `None`: those of `patch`
         residual:bool=False, # answer with the parts plus a correction
+        weigh:bool=False, # and say, where parts overlap, how much each of them counts
         noisy:bool=False, # the noisy parts come along as further channels
         positions:str='canvas', # 'canvas', or 'concat': the numbering of the authors' code
         trim:bool=False, # leave out the weights of the last block that nobody reads
@@ -174,7 +175,8 @@ class ViTCoordinator(nn.Module):
         out_channels = channels if out_channels is None else out_channels
         if residual and out_channels != channels: raise ValueError(f'a residual coordinator corrects the {channels} channels that come in '
             f'and returns as many: leave {out_channels=} away.')
-        self.channels,self.ndim,self.cond,self.cond_channels,self.residual,self.noisy = channels,ndim,cond,cond_channels,residual,noisy
+        if weigh and not residual: raise ValueError('weigh=True says how much the parts count that a residual coordinator lets through: use it with residual=True.')
+        self.channels,self.ndim,self.cond,self.cond_channels,self.residual,self.weigh,self.noisy = channels,ndim,cond,cond_channels,residual,weigh,noisy
         self.p,self.q = per_axis('patch', patch, ndim),per_axis('cond_patch', patch if cond_patch is None else cond_patch, ndim)
         self.numbering,self.theta,self.d,self.tables = positions,theta,hidden//heads,{}
         two = cond=='tokens'
@@ -184,7 +186,7 @@ class ViTCoordinator(nn.Module):
         self.blocks = nn.ModuleList([Block(hidden, heads, mlp_ratio, two, i==depth-1, trim) for i in range(depth)])
         self.norm = nn.LayerNorm(hidden, elementwise_affine=False, eps=1e-6)
         self.mod = linear(hidden, 2*hidden, zero=True)
-        self.out = linear(hidden, out_channels*math.prod(self.p), zero=True)
+        self.out = linear(hidden, (out_channels+weigh)*math.prod(self.p), zero=True)
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -233,10 +235,13 @@ class ViTCoordinator(nn.Module):
         e = nnf.silu(self.time(sigma))
         for block in self.blocks: x = block(x, e, cos, sin, n)
         x = self.out(modulate(self.norm(x), *self.mod(e)[:,None].chunk(2, -1)))
-        x = untokens(x, self.p, F.L, F.patch).to(parts.dtype)
-        return parts[:,:,:self.channels] + x if self.residual else x
+        x,parts = untokens(x, self.p, F.L, F.patch).to(parts.dtype),parts[:,:,:self.channels]
+        if not self.residual: return x
+        if not self.weigh: return parts + x
+        x,w = x[:,:,:-1],x[:,:,-1:].exp()
+        return parts*w/F.split(F.merge(w)) + x
 
-# %% ../nbs/05_coordinator.ipynb #c077
+# %% ../nbs/05_coordinator.ipynb #c080
 class DDE(Wrapped):
     "The composite denoiser: denoise the parts with a frozen `D`, reconcile them with `C`, average what overlaps (eq. 4)."
     def __init__(self,

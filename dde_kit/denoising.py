@@ -159,16 +159,18 @@ def denoising_loss(
     noise, # distribution of noise levels, e.g. `LogNormal(-1, 1.6)`
     generator:torch.Generator|None=None, # source of the levels and of the noise
     pools=(), # pairs (k, weight): also punish the error averaged over blocks of k positions a side
+    rows:tuple|None=None, # (first, b): `x0` has the rows from `first` on of a batch of b, whose levels and noise are drawn as a whole; `None`: all
 )->Tensor: # scalar; 1 for a network that says nothing (plus the sum of the pools' weights, if the data are white)
     "Weighted denoising error (eq. 1; eq. 5 when `D` is composite)."
     if not hasattr(D, 'sigma_data'): raise ValueError('the loss is weighted with the standard deviation of the data: set D.sigma_data, or wrap a network in EDMDenoiser.')
-    sigma = noise.sample(len(x0), generator, x0.device).to(x0.dtype)
-    eps = torch.randn(x0.shape, generator=generator, device=generator.device if generator else x0.device, dtype=x0.dtype).to(x0.device)
+    first,b = rows or (0, len(x0)); mine = slice(first, first+len(x0))
+    sigma = noise.sample(b, generator, x0.device)[mine].to(x0.dtype)
+    eps = torch.randn((b, *x0.shape[1:]), generator=generator, device=generator.device if generator else x0.device, dtype=x0.dtype)[mine].to(x0.device)
     s,sd,n = sigma.reshape(-1, *[1]*(x0.ndim-1)),D.sigma_data,x0.ndim-2
     r = (D(x0 + s*eps, sigma, y) - x0)*(s**2 + sd**2).sqrt()/(s*sd)
     return r.square().mean() + sum(w*k**n*pooled(r, k).square().mean() for k,w in pools)
 
-# %% ../nbs/00_denoising.ipynb #c088
+# %% ../nbs/00_denoising.ipynb #c090
 def score(
     D, # denoiser
     x:Tensor, # (b, c, *size) noisy object
@@ -179,7 +181,7 @@ def score(
     check_sigma(x, sigma)
     return (D(x, sigma, y) - x)/sigma.reshape(-1, *[1]*(x.ndim-1))**2
 
-# %% ../nbs/00_denoising.ipynb #c102
+# %% ../nbs/00_denoising.ipynb #c104
 class Wrapped(nn.Module):
     "A denoiser around a denoiser: what it does not say itself about `sigma_data` and `sampler`, the inner one says."
     def __init__(self,
@@ -194,7 +196,7 @@ class Wrapped(nn.Module):
             if name in ('sigma_data', 'sampler'): return getattr(self.D, name)
             raise
 
-# %% ../nbs/00_denoising.ipynb #c104
+# %% ../nbs/00_denoising.ipynb #c106
 class Clamp(Wrapped):
     "Keep every estimate inside the range of the data (for sampling: before guidance and merging)."
     def __init__(self,

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['stats', 'INCEPTION', 'INCEPTION_URL', 'looks', 'as_features', 'moments', 'frechet_distance', 'kid', 'fid_influence',
            'kid_influence', 'mean_influence', 'Interval', 'counts_of', 'bootstrap', 'compare', 'fid_curve', 'to_uint8',
-           'FeatureNet', 'feature_loss', 'resize299', 'train_features', 'Extractor', 'save_feature_net',
+           'unit', 'FeatureNet', 'feature_loss', 'resize299', 'train_features', 'Extractor', 'save_feature_net',
            'load_feature_net', 'kit_small_path', 'inception_folder', 'load_inception', 'download_inception',
-           'extractor', 'features', 'borders', 'seam', 'luminance', 'describe', 'agreement', 'closed', 'wilson']
+           'extractor', 'features', 'borders', 'seam', 'luminance', 'describe', 'agreement', 'closed', 'wilson',
+           'save_run', 'revision']
 
 # %% ../nbs/07_metrics.ipynb #c004
-import json, math, os, platform, shutil, tempfile, zipfile
+import json, math, os, platform, shutil, subprocess, tempfile, zipfile
 from importlib import resources
 from itertools import combinations
 from pathlib import Path
@@ -216,6 +217,13 @@ def to_uint8(
     x = ((x.float() + 1)*127.5).clip(0, 255)
     return (x if truncate else x.round()).to(torch.uint8)
 
+def unit(
+    x:torch.Tensor, # uint8
+)->torch.Tensor: # float32 in [-1, 1]
+    "Data units of an 8-bit picture: the inverse of `to_uint8`."
+    return x.float()/127.5 - 1
+
+
 # %% ../nbs/07_metrics.ipynb #c065
 class FeatureNet(nn.Module):
     "The kit's small feature network: filter statistics at three scales, mixed to d features."
@@ -262,17 +270,19 @@ def resize299(x): # (b, 3, H, W) uint8, or float in [-1, 1]
 
 def train_features(
     batch_fn, # step -> (pictures (b, 3, H, W) uint8 or float in [-1, 1], targets (b, n_targets))
-    net, # FeatureNet, trained in place
+    net, # FeatureNet, or another with features and a `head`; trained in place
     steps:int=1000, lr:float=3e-3, white:float=0.1, progress:bool=True,
+    prepare=None, # function: batch -> what `net` reads; `None`: clean-fid's size
+    weight_decay:float=1e-4,
 )->list: # loss of every step
     "Train the feature network: Adam, rate rising for a tenth of the steps and falling to 0."
     from tqdm.auto import trange
-    opt = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=1e-4)
+    opt = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=weight_decay)
     sched = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=steps, pct_start=0.1)
     net.train(); losses,device = [],next(net.parameters()).device
     for i in trange(steps, disable=not progress):
         x,t = (v.to(device) for v in batch_fn(i))
-        loss = feature_loss(net, resize299(x), t, white)
+        loss = feature_loss(net, (prepare or resize299)(x), t, white)
         opt.zero_grad(); loss.backward(); opt.step(); sched.step()
         losses.append(loss.item())
     net.eval()
@@ -296,18 +306,18 @@ def save_feature_net(net, path):
     save_file({k: v.detach().cpu().contiguous() for k,v in net.state_dict().items()}, part, metadata={'config': json.dumps(net.config)})
     os.replace(part, path)
 
-def load_feature_net(path):
-    "Read a FeatureNet that `save_feature_net` wrote."
+def load_feature_net(path, kind=FeatureNet):
+    "Read a network that `save_feature_net` wrote."
     from safetensors import safe_open
     if not Path(path).is_file():
         raise FileNotFoundError(f'{path}: there are no weights of the small feature network here. '
                                 'Give weights=, or make them with train_features and save_feature_net.')
     try:
         with safe_open(path, 'pt') as f:
-            net = FeatureNet(**json.loads(f.metadata()['config']))
+            net = kind(**json.loads(f.metadata()['config']))
             net.load_state_dict({k: f.get_tensor(k) for k in f.keys()})
     except Exception as e:
-        raise ValueError(f'{path} is not a whole FeatureNet file ({type(e).__name__}: {str(e)[:120]}): fetch or train it again.') from None
+        raise ValueError(f'{path} is not a whole {kind.__name__} file ({type(e).__name__}: {str(e)[:120]}): fetch or train it again.') from None
     return net.eval()
 
 def kit_small_path():
@@ -499,7 +509,7 @@ def closed(
     m = _replicates(vm, im, n, seed)
     b,r = (_replicates(v, i, n, seed if together(i) else (seed, k)) for k,(v,i) in enumerate(((vb, ib), (vr, ir)), 2))
     gap = b - r
-    return _interval((vb-vm)/(vb-vr) if vb != vr else math.nan, torch.where((gap > 0).all(), (b-m)/gap, math.nan), level)
+    return _interval((vb-vm)/(vb-vr) if vb != vr else math.nan, torch.where((gap > 0).all() | (gap < 0).all(), (b-m)/gap, math.nan), level)
 
 # %% ../nbs/07_metrics.ipynb #c118
 def wilson(
@@ -512,3 +522,26 @@ def wilson(
     p,z = k/n,NormalDist().inv_cdf((1 + level)/2)
     mid,half = p + z*z/(2*n),z*math.sqrt(p*(1-p)/n + z*z/(4*n*n))
     return Interval(p, (mid-half)/(1 + z*z/n) if k else 0., (mid+half)/(1 + z*z/n) if k < n else 1.)
+
+# %% ../nbs/07_metrics.ipynb #c123
+def save_run(
+    path, # without ending
+    table, # DataFrame of intervals
+    picture, # figure
+    facts:dict, # how it was made
+):
+    "Write `path.csv`, `path.json` and `path.png`."
+    import pandas as pd
+    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
+    flat = pd.DataFrame({(c, e): [getattr(v, e, np.nan) for v in table[c]] for c in table for e in ('value', 'lo', 'hi')}, index=table.index)
+    flat.columns = [c if e == 'value' else f'{c} {e}' for c,e in flat.columns]
+    (flat.rename_axis('method') if table.index.nlevels == 1 else flat).to_csv(f'{path}.csv', float_format='%.5g')
+    versions = dict(python=platform.python_version(), torch=torch.__version__, numpy=np.__version__)
+    Path(f'{path}.json').write_text(json.dumps(facts | dict(versions=versions, revision=revision()), indent=1)+'\n')
+    picture.savefig(f'{path}.png', dpi=70)
+
+def revision():
+    "The git revision of the source tree, or None."
+    try: r = subprocess.run(['git', 'describe', '--always', '--dirty'], capture_output=True, text=True, cwd=Path(__file__).parent if '__file__' in globals() else None)
+    except OSError: return None # no git here
+    return r.stdout.strip() or None

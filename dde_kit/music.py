@@ -42,8 +42,7 @@ from .coordinator import *
 from .rnn import *
 from .training import *
 from .metrics import *
-from .networks import load, save, UNet, WEIGHTS
-from .maps import home, save_run
+from .networks import fit_and_save, home, load, place, UNet, variant, WEIGHTS
 
 # %% ../nbs/10_music.ipynb #c007
 @dataclass(frozen=True)
@@ -75,8 +74,8 @@ tiny = Preset(
     coordinator = dict(patch=128, hidden=192, depth=4, heads=3, mlp_ratio=3, residual=True, noisy=True, time_scale=4.),
     rnn = dict(widths=(96,128,192), blocks=(1,1,1), stem=32, fine=16, noisy=True),
     rnn_overlap = dict(widths=(64,96,160), blocks=(1,1,1), stem=32, fine=16, noisy=True, blend=True),
-    base_fit = dict(noise=(-1.5,1.4), steps=6000, batch=8, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
-    fit = dict(noise=(-.7,1.2), steps=3000, batch=4, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
+    base_fit = dict(noise=(-1.5,1.4), steps=5000, batch=8, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
+    fit = dict(noise=(-.7,1.2), steps=2400, batch=4, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
     rnn_fit = dict(noise=(-.7,1.2), steps=2000, batch=4, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
     sampler = dict(steps=16, sigma_min=.003, sigma_max=10.), pieces=1200, sigma_skip=.05, samples=64)
 
@@ -484,20 +483,13 @@ def train_part(
     **changes, # changes of the preset's `fit` keywords, e.g. steps=100
 )->Path: # where `load` finds it
     "Train one part of a preset, from its last checkpoint if there is one, and save it."
-    p,out,began = PRESETS[preset],Path(out),time.time()
+    p = PRESETS[preset]
     torch.manual_seed(seed)
     net,(F,sizes) = build(p, part, **(form or {})),layouts(p, part)
     D = EDMDenoiser(net, sigma_data or p.sigma_data, p.sigma_skip) if part == 'base' else DDE(load(base), F, net)
     settings = dict(base=p.base_fit, coordinator=p.fit).get(part, p.rnn_fit) | changes
-    if start: (D if part == 'base' else D.C).load_state_dict((load(start) if part == 'base' else load(start).C).state_dict())
-    D.sampler = p.sampler
-    settings['noise'] = LogNormal(*settings['noise'])
-    log = fit(D, tracks.crops(*sizes), seed=seed, out=out.with_name(f'{out.name}-training'), progress=progress,
-        held=held and held.crops(sizes[-1]), **settings)
-    half = torch.float16 if preset != 'paper' else None
-    return save(D, out, f'music/{preset}/{part}', form, clamp=(-1, 1), base=base, dtype=half, seed=seed, steps=settings['steps'], tracks=len(tracks),
-        noise=[settings['noise'].mean, settings['noise'].std], held_loss=log[-1].get('held', log[-1].get('held_raw')), seconds=round(time.time()-began),
-        **(dict(start=str(start)) if start else {}))
+    return fit_and_save(D, tracks.crops(*sizes), out, f'music/{preset}/{part}', settings, form=form, base=base, start=start, sampler=p.sampler, seed=seed,
+        held=held and held.crops(sizes[-1]), progress=progress, dtype=None if preset == 'paper' else torch.float16, tracks=len(tracks), noise=list(settings['noise']))
 
 # %% ../nbs/10_music.ipynb #c043
 def trained(
@@ -626,7 +618,7 @@ def jumps(x, rate, hop=.016):
     "(n, samples) -> (n, frames): how much the loudness rises, summed over bands."
     n = 2**round(math.log2(.064*rate))
     s = torch.stft(x, n, round(hop*rate), window=torch.hann_window(n), center=False, return_complex=True).abs()
-    bands = nnf.avg_pool1d(s.flatten(0, 0).transpose(1, 2), max(1, s.shape[1]//16)).transpose(1, 2)
+    bands = nnf.avg_pool1d(s.transpose(1, 2), max(1, s.shape[1]//16)).transpose(1, 2)
     return (bands+1e-2).log().diff(dim=-1).relu().sum(1)
 
 def pulse(
@@ -820,16 +812,10 @@ def train_ear(
     seed:int=0,
     progress:bool=True,
 )->EarNet:
-    "Train kit-small-audio (the loss is that of `train_features`)."
+    "Train kit-small-audio."
     torch.manual_seed(seed)
     net,data = EarNet(),ear_batches(pieces, seed=seed, progress=progress)
-    opt = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=1e-3)
-    sched = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=steps, pct_start=.1)
-    net.train(); bar = tqdm(range(steps), disable=not progress, mininterval=5)
-    for i in bar:
-        loss = feature_loss(net, *data(i), .1)
-        opt.zero_grad(); loss.backward(); opt.step(); sched.step()
-        bar.set_postfix(loss=f'{loss.item():.3f}')
+    train_features(data, net, steps, lr, .1, progress, prepare=lambda m: m, weight_decay=1e-3)
     save_feature_net(net.eval(), path or ear_path())
     return net
 
@@ -837,15 +823,9 @@ def load_ear(
     path=None, # file that `train_ear` wrote; None: the one in the package
 )->EarNet:
     "kit-small-audio with its weights."
-    from safetensors import safe_open
     path = Path(path or ear_path())
     if not path.is_file(): raise FileNotFoundError(f'{path.name} is not here: make it with dde_kit.music.train_ear() (minutes), or give the path of one.')
-    try:
-        with safe_open(path, 'pt') as f:
-            net = EarNet(**json.loads(f.metadata()['config']))
-            net.load_state_dict({k: f.get_tensor(k) for k in f.keys()})
-    except Exception as e: raise ValueError(f'{path} is not a whole file of train_ear ({type(e).__name__}: {str(e)[:100]}): make it again.') from None
-    return net.eval().requires_grad_(False)
+    return load_feature_net(path, EarNet).requires_grad_(False)
 
 # %% ../nbs/10_music.ipynb #c085
 class Ear:
@@ -900,7 +880,7 @@ def audio_extractor(
             return Ear(EarNet().eval(), f'random features (seed {seed})', 'random-feature distance', EAR_RATE, ear_windows)
     return Ear(load_ear(weights), 'kit-small-audio', 'FAD (kit-small-audio)', EAR_RATE, ear_windows)
 
-# %% ../nbs/10_music.ipynb #c090
+# %% ../nbs/10_music.ipynb #c092
 def score_table(
     feats:dict, # method -> (n, windows, d) embeddings
     reference, # (m, windows, d) embeddings of real tracks
@@ -911,12 +891,13 @@ def score_table(
     "The table of the domain."
     l,rate,rows = p.patch,p.sample_rate,{}
     agree = {k: dict(key=key_agreement(x, rate, l), tempo=tempo_agreement(x, rate, l)) for k,x in tracks.items()}
-    simple = {k: fad(feats[k], reference) for k in ('Concat', 'MultiDiffusion') if k in tracks}
+    heard = lambda k: min(len(flat(feats[k])), len(flat(reference))) > 1 # a covariance needs two windows
+    simple = {k: fad(feats[k], reference) for k in ('Concat', 'MultiDiffusion') if k in tracks and heard(k)}
     best = min(simple, key=simple.get) if simple else None
     for k,x in tracks.items():
         steps = border_steps(x, rate, lines_of(k, x.shape[-1], p))
-        rows[k] = {'FAD': bootstrap('fad', feats[k], reference)}
-        if best and k not in ('real', 'patchwork'): rows[k]['FAD / best of two'] = compare('fad', feats[k], feats[best], reference)
+        rows[k] = {'FAD': bootstrap('fad', feats[k], reference)} if heard(k) else {}
+        if best and heard(k) and k not in ('real', 'patchwork'): rows[k]['FAD / best of two'] = compare('fad', feats[k], feats[best], reference)
         for what in ('key', 'tempo'):
             rows[k][what] = bootstrap('mean', agree[k][what])
             if baseline in tracks and k not in (baseline, 'real', 'patchwork'):
@@ -925,7 +906,7 @@ def score_table(
         rows[k]['clipped'] = bootstrap('mean', clipped(x))
     return pd.DataFrame(rows).T
 
-# %% ../nbs/10_music.ipynb #c095
+# %% ../nbs/10_music.ipynb #c097
 def fad_curve(
     a, # (tracks, windows, d)
     b, # embeddings of real tracks
@@ -940,7 +921,7 @@ def fad_curve(
         rows.append(dict(n=k, fad=np.mean(v), sd=np.std(v)))
     return pd.DataFrame(rows)
 
-# %% ../nbs/10_music.ipynb #c098
+# %% ../nbs/10_music.ipynb #c100
 def write_wav(
     path, # file to write
     x:Tensor, # (samples,) mono, or (4, samples) stems, which become channels

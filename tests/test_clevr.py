@@ -14,9 +14,6 @@ from dde_kit.clevr import (PRESETS, Matcher, PositionCoordinator, Scenes, arrang
                            satisfied, threshold, train_part, EYE)
 
 
-needs = pytest.mark.skipif('clevr-tiny/dde' not in dde.shipped(), reason='the weights of clevr-tiny are not shipped yet: `papermill nbs/20_clevr.ipynb out.ipynb -p train True` makes them')
-
-
 def digest(t): return hashlib.sha256(t.numpy().tobytes()).hexdigest()[:16]
 
 
@@ -151,14 +148,16 @@ def test_bumps_have_their_top_at_the_position():
 
 def coordinator(**kw):
     torch.manual_seed(1)
-    C = PositionCoordinator(3, 8, hidden=48, depth=2, heads=2, cond='channels', cond_channels=1, **kw)
+    C = PositionCoordinator(patch=8, hidden=48, depth=2, heads=2, **kw)
     for m in (C.out, *[b.mod for b in C.blocks]): torch.nn.init.normal_(m.weight, std=.2)
     return C
 
 
-@pytest.mark.parametrize('residual', [True, False])
-def test_order_of_conditions_does_not_matter(residual):
-    C,F = coordinator(residual=residual),dde.Repeat()
+FORMS = dict(), dict(residual=True), dict(residual=True, weigh=True), dict(residual=True, weigh=True, bump_widths=(.1,))
+
+@pytest.mark.parametrize('form', FORMS)
+def test_order_of_conditions_does_not_matter(form):
+    C,F = coordinator(**form),dde.Repeat()
     y,parts,s,turn = torch.rand(2, 4, 2),torch.randn(2, 4, 3, 32, 32),torch.tensor([.3, 4.]),torch.tensor([3, 1, 0, 2])
     L = F.layout((32, 32), y)
     a,b = L.merge(C(parts, s, y, L)),L.merge(C(parts[:, turn], s, y[:, turn], L))
@@ -179,7 +178,6 @@ def test_one_hot_falls_on_the_position():
     assert [divmod(int(v), 64) for v in p[0, :3].flatten(1).argmax(1)] == [(63, 0), (0, 63), (26, 19)]
 
 
-@needs
 @pytest.mark.parametrize('y,word', [(torch.full((1, 1, 2), 1.2), r'both in \[0, 1\]'), (torch.zeros(1, 0, 2), 'no positions'), (torch.zeros(1, 2, 3), r'\(b, L, 2\)')])
 def test_bad_positions(y, word):
     D = dde.load('clevr-tiny/dde')
@@ -196,7 +194,6 @@ def test_unknown_part():
 def tiny(): return [dde.load(f'clevr-tiny/{k}') for k in ('base', 'dde', 'classifier')]
 
 
-@needs
 def test_one_condition_identities(tiny):
     base,D,_ = tiny
     silent = dde.DDE(base, dde.Repeat(), build(PRESETS['tiny'], 'coordinator'))
@@ -207,14 +204,12 @@ def test_one_condition_identities(tiny):
     assert torch.allclose(a, b, atol=1e-3)                     # equal conditions are one
 
 
-@needs
 def test_classifier_shape_and_refusal(tiny):
     net = tiny[2]
     assert net(torch.zeros(2, 3, 64, 64)).shape == (2, 64, 64)
     with pytest.raises(ValueError, match='64'): net(torch.zeros(2, 3, 32, 32))
 
 
-@needs
 def test_classifier_finds_objects_it_never_saw(tiny):
     images,at = drawn(40, seed=77)
     recall,precision = matched(propose(tiny[2], images), at)
@@ -228,12 +223,11 @@ def test_matcher_knows_objects_from_floor():
     assert .3 < t < .95 and rate > .9
 
 
-@needs
 def test_conditions_are_heard(tiny):
     "Objects are where they were asked for far more often than by chance."
     base,D,judge = tiny
     c = draw_positions(12, 1, 5)
-    run = lambda D, y: satisfied(judge, generate(D, y, 5, steps=6), c).float().mean().item()
+    run = lambda D, y: satisfied(judge, generate(D, y, 5, steps=6, solver='euler'), c).float().mean().item()
     asked,chance = run(dde.Guided(dde.Clamp(D), 4.), c),run(dde.Guided(dde.Clamp(D), 4.), draw_positions(12, 1, 6))
     assert asked > chance+.4
 
@@ -261,7 +255,6 @@ def test_train_parts_and_resume(tmp_path):
     assert D.config['trained']['steps'] == 2
 
 
-@needs
 def test_panel_without_a_browser(tiny):
     box = panel(*tiny, steps=2)
     box.go.click()
@@ -273,7 +266,6 @@ def test_panel_without_a_browser(tiny):
         assert box.image.shape == (1, 3, 64, 64) and box.satisfied.shape == (1, 5) and 'of 5 places satisfied' in box.note.value
 
 
-@needs
 def test_papermill_with_other_parameters(tmp_path):
     pm = pytest.importorskip('papermill')
     nb = Path(__file__).parent.parent/'nbs'/'20_clevr.ipynb'
@@ -281,3 +273,31 @@ def test_papermill_with_other_parameters(tmp_path):
     run = tmp_path/'clevr'/'tiny'/'L2-n2-seed0'
     assert json.loads(Path(f'{run}.json').read_text())['guidance'].keys() == {'RRR', 'MultiDiffusion', 'DDE'}
     assert 'accuracy, matching' in Path(f'{run}.csv').read_text() and Path(f'{run}.png').stat().st_size > 5000
+
+
+def test_images_are_remembered(tmp_path):
+    "A run that was stopped, or asks for more, gives the same images as one in a single go; another model, weight or position starts anew."
+    calls = []
+    class Count(torch.nn.Module):
+        sigma_data = .5
+        def __init__(self): super().__init__(); self.a = torch.nn.Parameter(torch.tensor(.1))
+        def forward(self, x, sigma, y=None): calls.append(len(x)); return self.a*x.clamp(-1, 1)+y.mean((1, 2))[:, None, None, None]*.1
+    D,c,f = Count(),draw_positions(10, 2, 0),tmp_path/'a.safetensors'
+    how = dict(batch=4, size=8, steps=2, sigma_min=.1, sigma_max=2.)
+    want = generate(D, c, 3, **how)
+    first = generate(D, c[:6], 3, keep=f, facts=dict(w=1.), **how)
+    assert torch.equal(first, want[:6])
+    calls.clear(); assert torch.equal(generate(D, c, 3, keep=f, facts=dict(w=1.), **how), want) and set(calls) == {4} and len(calls) == 3
+    calls.clear(); assert torch.equal(generate(D, c[:5], 3, keep=f, facts=dict(w=1.), **how), want[:5]) and not calls
+    for other in (dict(facts=dict(w=2.)), dict(seed=4, facts=dict(w=1.))):
+        calls.clear(); generate(D, c[:4], **(dict(seed=3) | other), keep=tmp_path/'a.safetensors', **how); assert calls
+
+
+def test_classifier_loss_in_pieces():
+    "Pieces of a batch, each told which rows it has, average to the loss of the whole."
+    net,x,c = build(PRESETS['tiny'], 'classifier'),torch.randn(6, 3, 64, 64),torch.rand(6, 2)
+    with torch.no_grad():
+        for q in net.parameters(): q.copy_(.3*torch.randn_like(q))
+        g = lambda: torch.Generator().manual_seed(3)
+        whole,pieces = clevr.classifier_loss(net, x, c, g()),[clevr.classifier_loss(net, x[i:i+2], c[i:i+2], g(), (i, 6)) for i in (0, 2, 4)]
+    assert abs(whole-.693) > .01 and torch.allclose(whole, sum(pieces)/3, rtol=1e-4)

@@ -61,12 +61,26 @@ def test_tokens_round_trip(size, p):
 
 
 @pytest.mark.parametrize('size', [(64, 64), (96, 96), (64, 160), (101, 70)])
-@pytest.mark.parametrize('kw', [{}, dict(cond_patch=16), dict(noisy=True, trim=True), dict(positions='concat', time_scale=10.)])
+@pytest.mark.parametrize('kw', [{}, dict(cond_patch=16), dict(noisy=True, trim=True), dict(positions='concat', time_scale=10.), dict(weigh=True)])
 def test_untrained_residual_is_multidiffusion(size, kw):
     D,(x,y,sigma) = base(),canvas(*size)
     for y in (y, None):
         got,want = (m(x, sigma, y) for m in (DDE(D, F, ViTCoordinator(3, 8, residual=True, **MAPS, **kw)), MultiDiffusion(D, F)))
         torch.testing.assert_close(got, want, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize('window', [None, 'hann'])
+def test_weights_choose_between_parts_and_do_no_more(window):
+    lay,C = Tiling(64, 32, window=window).layout((96, 130)),ViTCoordinator(3, 8, residual=True, weigh=True, **MAPS)
+    nn.init.normal_(C.out.weight[-64:])                                     # the last 64 numbers of a token weigh its positions
+    x,y,sigma = torch.randn(2, 3, 96, 130),torch.randn(2, 3, 96, 130),torch.tensor([0.1, 5.])
+    parts = torch.randn(2, lay.L, 3, 64, 64)
+    torch.testing.assert_close(lay.merge(C(lay.split(x), sigma, y, lay)), x, atol=1e-4, rtol=1e-4)   # parts that agree stay
+    got,covered = lay.merge(C(parts, sigma, y, lay)),lay.split(lay.coverage().expand(1, 1, -1, -1).float())[0,:,0]
+    back = lay.split(got)
+    assert (got - lay.merge(parts)).abs().max() > 0.05 and (got <= parts.max()).all() and (got >= parts.min()).all()
+    alone = covered == 1                                                    # (L, 64, 64) where no other part is
+    assert alone.any() and (back[0][:,0][alone] - parts[0][:,0][alone]).abs().max() < 1e-4
 
 
 def test_untrained_paper_form_is_c_skip_x():
@@ -111,13 +125,13 @@ def test_without_a_map_only_differences_of_positions_count():
     torch.testing.assert_close(C(f, sigma, None, far), C(f, sigma, None, lay), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize('residual', [False, True])
-def test_order_of_conditions(residual):
+@pytest.mark.parametrize('form', [{}, dict(residual=True), dict(residual=True, weigh=True)])
+def test_order_of_conditions(form):
     class Shift(nn.Module):
         sigma_data = 0.5
         def forward(self, x, sigma, y=None): return 0.5*x + y[:,:,None,None].expand_as(x)
     encode = lambda y: y.sum(-1)[:,:,None,None,None].expand(-1, -1, 1, 32, 32)*torch.linspace(-1, 1, 32)
-    C = randomise(ViTCoordinator(3, 4, hidden=48, depth=2, heads=3, cond='channels', cond_channels=1, residual=residual), 0.2)
+    C = randomise(ViTCoordinator(3, 4, hidden=48, depth=2, heads=3, cond='channels', cond_channels=1, **form), 0.2)
     D,x,y,sigma = DDE(Shift(), Repeat(), C, encode=encode),torch.randn(2, 3, 32, 32),torch.randn(2, 4, 3),torch.tensor([0.1, 2.])
     want = D(x, sigma, y)
     for order in ([3, 2, 1, 0], [1, 3, 0, 2]): torch.testing.assert_close(D(x, sigma, y[:,order]), want, atol=1e-4, rtol=1e-4)
@@ -202,6 +216,7 @@ def test_bad_arguments():
     with bad("use None, 'tokens' or 'channels'"): ViTCoordinator(3, 8, cond='maps', cond_channels=3)
     with bad("use 'canvas' or 'concat'"): ViTCoordinator(3, 8, positions='global')
     with bad('corrects the 3 channels'): ViTCoordinator(3, 8, residual=True, out_channels=4)
+    with bad('use it with residual=True'): ViTCoordinator(3, 8, weigh=True)
     with bad('names 3 axes'): ViTCoordinator(3, (8, 8, 8))
     with bad("use 'f'"): DDE(base(), F, None, space='z')
     with bad('pass sigma_data='): DDE(lambda x, sigma, y=None: x, F, None)

@@ -10,7 +10,7 @@ import torch
 
 import dde_kit as dde
 from dde_kit import maps
-from dde_kit.maps import PRESETS, Pairs, Source, build, classes, drawn, errors, generate, procedural, read_pairs, train_part
+from dde_kit.maps import FORMS, PRESETS, Pairs, Source, build, classes, drawn, errors, generate, procedural, read_pairs, train_part
 
 
 def digest(t): return hashlib.sha256(t.numpy().tobytes()).hexdigest()[:16]
@@ -161,7 +161,7 @@ def run_notebook(tmp_path, **parameters):
     "Execute the maps notebook as a user would, somewhere else; returns its results folder."
     import papermill
     nb = Path(__file__).resolve().parent.parent/'nbs'/'30_maps.ipynb'
-    papermill.execute_notebook(nb, tmp_path/'out.ipynb', parameters=dict(results=str(tmp_path/'results'), samples=4, **parameters), cwd=str(tmp_path), progress_bar=False)
+    papermill.execute_notebook(nb, tmp_path/'out.ipynb', parameters=dict(results=str(tmp_path/'results'), samples=4) | parameters, cwd=str(tmp_path), progress_bar=False)
     return tmp_path/'results'/'maps'
 
 
@@ -181,6 +181,14 @@ def test_papermill_data_from_a_file(tmp_path):
     np.savez(tmp_path/'mine.npz', map=p.map.numpy(), sat=p.sat.numpy())
     out = run_notebook(tmp_path, N=64, data=str(tmp_path/'mine.npz'), methods='MultiDiffusion')/'tiny-mine'
     assert list(pd.read_csv(out/'N64-n4-seed0.csv', index_col=0).index) == ['MultiDiffusion', 'real']
+
+
+def test_papermill_train(tmp_path):
+    "With train=True what is there stays, what is missing is made, and the features of real images are kept beside it."
+    pairs,few,w = drawn(6, 128, seed=0),dict(steps=1, batch=2, warmup=1, progress=False),tmp_path/'maps-tiny'
+    train_part('coordinator', 'tiny', pairs, w/'dde-paper', base=train_part('base', 'tiny', pairs, w/'base', **few), form=FORMS['paper'], canvases=((96, 96),), **few)
+    run_notebook(tmp_path, N=96, samples=2, methods='MultiDiffusion,DDE', weights=str(w), train=True, rounds=1, form='paper')
+    assert (w/'reference.safetensors').stat().st_size > 10_000 and list((tmp_path/'results'/'maps'/'tiny-paper').glob('N96-n2-seed0.csv'))
 
 
 def test_papermill_unknown_value(tmp_path):

@@ -373,7 +373,7 @@ def test_ear_file_round_trip(tmp_path):
     m = torch.randn(3, 96, 193); assert torch.equal(load_ear(tmp_path/'e.safetensors')(m), net(m))
     with pytest.raises(FileNotFoundError, match='train_ear'): load_ear(tmp_path/'no')
     (tmp_path/'e.safetensors').write_bytes(b'x'*50)
-    with pytest.raises(ValueError, match='not a whole file'): load_ear(tmp_path/'e.safetensors')
+    with pytest.raises(ValueError, match='not a whole EarNet file'): load_ear(tmp_path/'e.safetensors')
 
 
 def test_windows_of_the_ear():

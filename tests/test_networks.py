@@ -180,7 +180,8 @@ def test_shipped_names(tmp_path, monkeypatch):
 @pytest.mark.parametrize('name', shipped() or [pytest.param(None, marks=pytest.mark.skip('nothing is shipped yet'))])
 def test_what_is_shipped_loads(name):
     D = load(name)
-    assert D.sigma_data > 0 and D.clamp == [-1, 1] and 'steps' in D.sampler and all(v.isfinite().all() for v in D.state_dict().values())
+    assert all(v.isfinite().all() for v in D.state_dict().values())
+    if not getattr(D, 'alone', False): assert D.sigma_data > 0 and D.clamp == [-1, 1] and 'steps' in D.sampler # a classifier denoises nothing
 
 # damage
 
