@@ -626,9 +626,10 @@ class Matcher:
         radius:float=4., # of the disc that is compared, pixels at side 64
         shift:int=1, # by how many pixels an object may be off
         depths=(.3,.5,.7), # heights in the view that templates are rendered at
+        device='cpu', # where it computes
     ):
         r = radius*size/64; k = int(np.ceil(r)); o = torch.arange(-k, k+1.)
-        self.k,self.shift,self.disc = k,shift,((o[:, None]**2+o**2) <= r*r).float()
+        self.k,self.shift,self.disc = k,shift,((o[:, None]**2+o**2) <= r*r).float().to(device)
         pictures = []
         for c in (np.array([.5, y]) for y in depths):
             i,j = pixel(torch.from_numpy(c), size).tolist()
@@ -637,13 +638,16 @@ class Matcher:
                 for turn in (.2, .7, 1.2)[:3 if shape == 'cube' else 1]:
                     one = dict(shape=shape, r=h, at=c, c=EYE+d*(h-EYE[2])/d[2], turn=turn, colour=colour, metal=metal)
                     pictures.append(render([one], np.random.default_rng(0), size)[i-k:i+k+1, j-k:j+k+1])
-        t = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float()
+        t = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().to(device)
         self.templates = (t-(t*self.disc).sum((2, 3), keepdim=True)/self.disc.sum())*self.disc
         self.power = self.templates.square().sum((1, 2, 3))[:, None, None]
 
     def __call__(self,
         images:Tensor, # (n, 3, S, S) uint8
-    )->Tensor: # (n, S, S), at most 1
+    )->Tensor: # (n, S, S), at most 1, on the CPU
+        return torch.cat([self.alike(b.to(self.disc.device)).cpu() for b in images.split(64)])
+
+    def alike(self, images):
         x,w,n = nnf.pad(images.float(), (self.k,)*4, mode='replicate'),self.disc.expand(3, 1, -1, -1),self.disc.sum()
         power = (nnf.conv2d(x*x, w, groups=3)-nnf.conv2d(x, w, groups=3)**2/n).sum(1, keepdim=True)
         alike = torch.cat([(2*nnf.conv2d(b, self.templates)/(q+self.power)).amax(1) for b,q in zip(x.split(8), power.split(8))]) # templates sum to 0: the mean of x drops out

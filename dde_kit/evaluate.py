@@ -83,7 +83,7 @@ def clevr_tables(m, p, o):
     yes,last = {k: v[0] for k,v in got.items()},[(k, 'heun', L) for k in rules]
     figures = dict(accuracy=m.accuracy(yes), satisfied=m.mean_satisfied(yes))
     if str(o.data) == 'procedural':
-        match = m.Matcher(p.size); limit,_ = m.threshold(match, m.Scenes(*m.drawn(128, 102)))
+        match = m.Matcher(p.size, device=o.device); limit,_ = m.threshold(match, m.Scenes(*m.drawn(128, 102)))
         figures['accuracy, matching'] = m.accuracy({k: m.at_positions(match(x), where[k[2]]) >= limit for k,(_,x) in got.items()})
     table = pd.concat({k: t.rename_axis(columns='L').stack() for k,t in figures.items()}, names=['figure']).to_frame('value')
     picture = m.crosses(torch.cat([got[k][1][:8] for k in last]), [c for k in last for c in where[L][:8]], [g for k in last for g in yes[k][:8]], columns=min(n, 8))

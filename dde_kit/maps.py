@@ -267,7 +267,6 @@ class Preset:
     base_fit:dict # keywords of `fit` for the base; `noise` is mean and std of ln sigma
     fit:dict # keywords of `fit` for the coordinator
     sampler:dict # keywords of `sample`
-    rounds:tuple=() # steps of base and coordinator per round, each from where the one before ended; (): one, as `base_fit` and `fit` say
     canvases:tuple=((96,96),) # canvases (height, width) that the coordinator is trained on, pixels
     sigma_data:float=.2 # standard deviation that the preconditioning assumes, data units
     sigma_skip:float|None=None # see `EDMDenoiser`; None: as EDM
@@ -281,19 +280,18 @@ class Preset:
 tiny = Preset(
     base = dict(widths=(64,128,192), blocks=(1,1,1), stem=4),
     coordinator = dict(patch=16, hidden=192, depth=4, heads=3, mlp_ratio=3, residual=True, noisy=True, time_scale=4., trim=True),
-    base_fit = dict(noise=(-.3,1.7), steps=3000, batch=8, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
-    fit = dict(noise=(.9,1.2), steps=2200, batch=4, lr=1e-3, schedule='cosine', warmup=100, clip=1., pools=((8,.5),(32,.5))),
+    base_fit = dict(noise=(-.3,1.7), steps=3800, batch=64, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
+    fit = dict(noise=(.9,1.2), steps=3700, batch=32, lr=1e-3, schedule='cosine', warmup=100, clip=1., pools=((8,.5),(32,.5))),
     sampler = dict(solver='euler', steps=32, sigma_min=.01, sigma_max=80., S_churn=13., S_min=.05, S_max=50.),
-    rounds = ((3000,2200),(4500,2000)),
     canvases = ((96,96),(96,96),(64,160),(160,64),(64,256),(256,64)),
-    sigma_data=.4, sigma_skip=.08, images=1200, side=256, samples=192)
+    sigma_data=.4, sigma_skip=.08, images=4000, side=256, samples=192)
 
 small = replace(tiny, # for one GPU
     base = dict(widths=(128,256,384), blocks=(2,2,2), stem=2),
     coordinator = tiny.coordinator | dict(patch=8, hidden=384, depth=6, heads=6, mlp_ratio=4),
     base_fit = tiny.base_fit | dict(steps=20_000, batch=64, lr=4e-4, warmup=500),
     fit = tiny.fit | dict(steps=10_000, batch=32, lr=6e-4, warmup=200),
-    sampler = tiny.sampler | dict(steps=64, S_churn=26.), rounds=(), images=7300, samples=1024)
+    sampler = tiny.sampler | dict(steps=64, S_churn=26.), images=7300, samples=1024)
 
 paper = Preset(
     base = dict(package='denoising-diffusion-pytorch', dim=128, dim_mults=(1,2,4,8,8), full_attn=(False,)*4+(True,), attn_heads=8,

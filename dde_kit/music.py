@@ -70,17 +70,17 @@ class Preset:
 
 # %% ../nbs/10_music.ipynb #c008
 tiny = Preset(
-    base = dict(widths=(96,160,224), blocks=(1,1,2), stem=32, fine=16),
+    base = dict(widths=(160,192,224), blocks=(1,1,2), stem=32, fine=16, reach=(21,9)),
     coordinator = dict(patch=128, hidden=192, depth=4, heads=3, mlp_ratio=3, residual=True, noisy=True, time_scale=4.),
     rnn = dict(widths=(96,128,192), blocks=(1,1,1), stem=32, fine=16, noisy=True),
     rnn_overlap = dict(widths=(64,96,160), blocks=(1,1,1), stem=32, fine=16, noisy=True, blend=True),
-    base_fit = dict(noise=(-1.5,1.4), steps=5000, batch=8, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
-    fit = dict(noise=(-.7,1.2), steps=2400, batch=4, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
-    rnn_fit = dict(noise=(-.7,1.2), steps=2000, batch=4, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
-    sampler = dict(steps=16, sigma_min=.003, sigma_max=10.), pieces=1200, sigma_skip=.05, samples=64)
+    base_fit = dict(noise=(-1.5,1.4), steps=5000, batch=64, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
+    fit = dict(noise=(-.7,1.2), steps=2400, batch=16, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
+    rnn_fit = dict(noise=(-.7,1.2), steps=2000, batch=16, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
+    sampler = dict(steps=16, sigma_min=.003, sigma_max=10.), pieces=6000, sigma_skip=.05, samples=64)
 
 small = replace(tiny, # for one GPU
-    base = dict(widths=(128,192,256,384), blocks=(2,2,2,2), stem=16),
+    base = dict(widths=(160,192,256,384), blocks=(2,2,2,2), stem=16, reach=(31,15)),
     coordinator = tiny.coordinator | dict(hidden=384, depth=6, heads=6, mlp_ratio=4),
     rnn = tiny.rnn | dict(widths=(128,192,256), blocks=(2,2,2), stem=16), rnn_overlap = tiny.rnn_overlap | dict(widths=(96,160,224), blocks=(2,2,2), stem=16),
     base_fit = tiny.base_fit | dict(steps=20_000, batch=32, lr=4e-4, warmup=500),

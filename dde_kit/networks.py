@@ -125,6 +125,7 @@ class UNet(nn.Module):
         stem:int=4, # side of the cell that is folded into channels first
         cond_channels:int=0, # channels of a condition with the object's own size, e.g. a map
         fine:int=24, # channels of the last layer but one, which works at full resolution
+        reach=(3,1), # kernel sides, in cells, of the first layer and of the one that unfolds again; long ones for tones
     ):
         super().__init__()
         _check_sizes(ndim, widths, blocks)
@@ -132,14 +133,14 @@ class UNet(nn.Module):
         emb = 4*widths[0]
         level = lambda w, n: nn.ModuleList([ResBlock(ndim, w, w, emb) for _ in range(n)])
         self.time = Fourier(emb)
-        self.stem = nn.Sequential(squeeze(ndim, stem), conv(ndim, (channels+cond_channels)*stem**ndim, widths[0]))
+        self.stem = nn.Sequential(squeeze(ndim, stem), conv(ndim, (channels+cond_channels)*stem**ndim, widths[0], reach[0]))
         self.enter = nn.ModuleList([nn.Sequential(squeeze(ndim, 2), conv(ndim, a*2**ndim, w, 1)) for a,w in zip(widths, widths[1:])])
         self.leave = nn.ModuleList([nn.Sequential(conv(ndim, w, a*2**ndim, 1), unsqueeze(ndim, 2)) for a,w in zip(widths, widths[1:])])
         self.down = nn.ModuleList([level(w, n) for w,n in zip(widths, blocks)])
         self.join = nn.ModuleList([conv(ndim, 2*w, w, 1) for w in widths])
         self.up = nn.ModuleList([level(w, n) for w,n in zip(widths, blocks)])
         self.attend = SelfAttention(ndim, widths[-1])
-        self.head = nn.Sequential(nn.GroupNorm(8, widths[0]), nn.SiLU(), conv(ndim, widths[0], fine//2*stem**ndim, 1), unsqueeze(ndim, stem))
+        self.head = nn.Sequential(nn.GroupNorm(8, widths[0]), nn.SiLU(), conv(ndim, widths[0], fine//2*stem**ndim, reach[1]), unsqueeze(ndim, stem))
         self.mix,self.out = conv(ndim, fine//2+channels+cond_channels, fine),conv(ndim, fine, channels)
         self.gates = nn.ModuleList([nn.Linear(emb, 2*w) for w in (*widths, channels, fine)])
         for m in (self.out, *self.gates): nn.init.zeros_(m.weight); nn.init.zeros_(m.bias)

@@ -54,20 +54,11 @@ def domain_of(
 # %% ../nbs/51_train.ipynb #c011
 def jobs(
     recipe:Recipe,
-    p, # preset
     out, # folder of the trained models
 )->list: # of (stage, part, folder, keywords of `train_part`)
     "All trainings of a domain."
-    rounds,todo,last = getattr(p, 'rounds', ()) or ((),),[],None
-    for r,steps in enumerate(rounds, 1):
-        at = str(out) if r == len(rounds) else f'{out}/round-{r}'
-        for i,(name,part) in enumerate(recipe.stages.items()):
-            kw = dict(base=f'{at}/base') if part not in ('base', 'classifier') else {}
-            if steps: kw['steps'] = steps[i]
-            if last: kw['start'] = f'{last}/{name}'
-            todo.append((name, part, f'{at}/{name}', kw))
-        last = at
-    return todo
+    alone = ('base', 'classifier')
+    return [(name, part, f'{out}/{name}', {} if part in alone else dict(base=f'{out}/base')) for name,part in recipe.stages.items()]
 
 # %% ../nbs/51_train.ipynb #c014
 def train(
@@ -86,7 +77,7 @@ def train(
     m,recipe,p = domain_of(domain, preset)
     if stage not in ('all', *recipe.stages): raise ValueError(f'the domain {domain} has no stage {stage!r}: choose all, or one of {", ".join(recipe.stages)}')
     if images: p = replace(p, **{recipe.count: images})
-    todo = [j for j in jobs(recipe, p, out or place(domain, preset, data, train=True)) if stage in ('all', j[0])]
+    todo = [j for j in jobs(recipe, out or place(domain, preset, data, train=True)) if stage in ('all', j[0])]
     there,mine = lambda at: (Path(at)/'config.json').exists(),()
     if team()[0] > 0: say,progress = lambda text: None,False
     for name,part,at,kw in todo:

@@ -9,6 +9,7 @@ __all__ = ['USES', 'SCHEDULES', 'PRECISIONS', 'stream', 'draw', 'trainable', 'co
 
 # %% ../nbs/06_training.ipynb #c003
 import csv, json, math, os, time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from inspect import signature
 from numbers import Integral
@@ -397,6 +398,7 @@ def fit(
     precision:str|None=None, # one of PRECISIONS; None: what `accelerate launch` says, else 'no'
     compile=False, # compile the networks; a dict: arguments of `torch.compile`
     keep:str='last', # weights that remain in `D`: the 'last' ones, or the 'best' by the loss on `held`
+    ahead:bool|None=None, # draw the next batch in a thread while this one is computed; None: where a GPU computes
     tracker=None, # a tracker of Accelerate that gets the log too, e.g. 'tensorboard'
 )->list: # the log, a dict per row
     "Train what is trainable in `D` (eq. 1; eq. 5 when it is composite); leaves the averaged weights in it."
@@ -420,19 +422,29 @@ def fit(
     def whole(source, i, use):
         "Batch i, and the generator with which its noise is drawn."
         g = stream(seed, i, use)
-        torch.manual_seed(stream(seed, i, 'network').initial_seed())
         return *draw(source, batch, g, acc.device),g
+
+    def train_batch(i):
+        "Batch i; with `ahead` the one behind it is begun."
+        if not ahead: return whole(data, i, 'train')
+        now = coming.pop(i, None) or thread.submit(whole, data, i, 'train')
+        if i+1 < steps: coming[i+1] = thread.submit(whole, data, i+1, 'train')
+        return now.result()
 
     def pieces(i):
         "The rows of batch i that this process computes, piece by piece."
-        x0,y,g = whole(data, i, 'train')
+        torch.manual_seed(stream(seed, i, 'network').initial_seed())
+        x0,y,g = train_batch(i)
         for k in range(m*acc.process_index, m*(acc.process_index+1)):
             rows = share(batch, k, W*m); mine = slice(rows.start, rows.stop)
             if k: torch.manual_seed(stream(seed, i, 'network', k).initial_seed())
             own = k and not goal.by_rows
             yield x0[mine],None if y is None else y[mine],stream(seed, i, 'train', k) if own else g.clone_state(),(rows.start, batch)
 
-    def held_loss(i): x0,y,g = whole(held, i, 'held'); return goal(x0, y, g, (0, batch)).item()
+    def held_loss(i):
+        torch.manual_seed(stream(seed, i, 'network').initial_seed())
+        x0,y,g = whole(held, i, 'held')
+        return goal(x0, y, g, (0, batch)).item()
 
     @torch.no_grad()
     def held_out():
@@ -451,9 +463,10 @@ def fit(
             run.judged(now.get('held', now['held_raw']))
         if tracker: acc.log({k:v for k,v in now.items() if k != 'step' and v is not None}, step=run.step)
 
-    cuda = [acc.device] if acc.device.type=='cuda' else []
+    cuda,coming = [acc.device] if acc.device.type=='cuda' else [],{}
+    ahead = bool(cuda) if ahead is None else ahead
     bar = tqdm(total=steps, initial=run.step, disable=not (progress and acc.is_main_process), mininterval=2)
-    with torch.random.fork_rng(cuda), tuned(D, compile, precision == 'bf16-base', acc.device), bar:
+    with torch.random.fork_rng(cuda), tuned(D, compile, precision == 'bf16-base', acc.device), ThreadPoolExecutor(1) as thread, bar:
         if run.step == 0 and held: row(True)
         while run.step < steps:
             for group in opt.param_groups: group['lr'] = lr*SCHEDULES[schedule](run.step, steps, warmup)

@@ -187,7 +187,7 @@ def test_papermill_train(tmp_path):
     "With train=True what is there stays, what is missing is made, and the features of real images are kept beside it."
     pairs,few,w = drawn(6, 128, seed=0),dict(steps=1, batch=2, warmup=1, progress=False),tmp_path/'maps-tiny'
     train_part('coordinator', 'tiny', pairs, w/'dde-paper', base=train_part('base', 'tiny', pairs, w/'base', **few), form=FORMS['paper'], canvases=((96, 96),), **few)
-    run_notebook(tmp_path, N=96, samples=2, methods='MultiDiffusion,DDE', weights=str(w), train=True, rounds=1, form='paper')
+    run_notebook(tmp_path, N=96, samples=2, methods='MultiDiffusion,DDE', weights=str(w), train=True, steps=1, form='paper')
     assert (w/'reference.safetensors').stat().st_size > 10_000 and list((tmp_path/'results'/'maps'/'tiny-paper').glob('N96-n2-seed0.csv'))
 
 

@@ -109,6 +109,15 @@ def test_held_out_loss_does_not_change_training():
     assert [r['step'] for r in rows] == [0, 40, 80, 120, 130] and rows[0]['held'] == rows[0]['held_raw'] > rows[-1]['held']
 
 
+def test_drawing_ahead_changes_nothing(tmp_path):
+    "A thread that draws the next batch: the same weights, also after a stop, and errors of the data arrive."
+    a,b = denoiser(dropout=0.2),denoiser(dropout=0.2)
+    fit(a, data, held=data, held_batches=2, **OPTS)
+    with pytest.raises(KeyboardInterrupt): fit(denoiser(dropout=0.2), stop_at(60), ahead=True, out=tmp_path, **OPTS)
+    fit(b, data, held=data, held_batches=2, ahead=True, out=tmp_path, **OPTS)
+    assert same(weights(a), weights(b))
+
+
 def test_frozen_base_stays_out(tmp_path):
     class Sum(nn.Module):
         sigma_data = 0.5
