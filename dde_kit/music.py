@@ -54,7 +54,8 @@ class Preset:
     rnn_overlap:dict # and of the one with overlaps
     base_fit:dict # keywords of `fit` for the base; `noise` is mean and std of ln sigma
     fit:dict # keywords of `fit` for the transformer
-    rnn_fit:dict # keywords of `fit` for the recurrent ones
+    rnn_fit:dict # keywords of `fit` for the recurrent one
+    rnn_overlap_fit:dict # and for the one with overlaps
     sampler:dict # keywords of `sample`
     sample_rate:int=4000 # samples per second
     patch:int=2**13 # length l of a part, samples
@@ -74,9 +75,10 @@ tiny = Preset(
     coordinator = dict(patch=128, hidden=192, depth=4, heads=3, mlp_ratio=3, residual=True, noisy=True, time_scale=4.),
     rnn = dict(widths=(96,128,192), blocks=(1,1,1), stem=32, fine=16, noisy=True),
     rnn_overlap = dict(widths=(64,96,160), blocks=(1,1,1), stem=32, fine=16, noisy=True, blend=True),
-    base_fit = dict(noise=(-1.5,1.4), steps=5000, batch=64, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
-    fit = dict(noise=(-.7,1.2), steps=2400, batch=16, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
-    rnn_fit = dict(noise=(-.7,1.2), steps=2000, batch=16, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
+    base_fit = dict(noise=(-1.5,1.4), steps=2800, batch=64, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
+    fit = dict(noise=(-.7,1.2), steps=2300, batch=16, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
+    rnn_fit = dict(noise=(-.7,1.2), steps=900, batch=16, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
+    rnn_overlap_fit = dict(noise=(-.7,1.2), steps=500, batch=16, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
     sampler = dict(steps=16, sigma_min=.003, sigma_max=10.), pieces=6000, sigma_skip=.05, samples=64)
 
 small = replace(tiny, # for one GPU
@@ -85,6 +87,7 @@ small = replace(tiny, # for one GPU
     rnn = tiny.rnn | dict(widths=(128,192,256), blocks=(2,2,2), stem=16), rnn_overlap = tiny.rnn_overlap | dict(widths=(96,160,224), blocks=(2,2,2), stem=16),
     base_fit = tiny.base_fit | dict(steps=20_000, batch=32, lr=4e-4, warmup=500),
     fit = tiny.fit | dict(steps=10_000, batch=16, lr=6e-4, warmup=200), rnn_fit = tiny.rnn_fit | dict(steps=8000, batch=16, lr=6e-4, warmup=200),
+    rnn_overlap_fit = tiny.rnn_fit | dict(steps=8000, batch=16, lr=6e-4, warmup=200),
     sampler = tiny.sampler | dict(steps=32), sample_rate=8000, patch=2**15, samples=128)
 
 _unet = dict(package='audio-diffusion-pytorch', kernel_sizes_init=(1,3,7), kernel_multiplier_downsample=2, patch_blocks=1, attention_heads=8, attention_multiplier=2,
@@ -101,6 +104,7 @@ paper = Preset(
     base_fit = dict(noise=(-3.,1.), steps=int(80*_chunks/8), batch=8, lr=1e-4, betas=(.9,.99), ema=False), # 80 epochs (Table 1; B.1.2 says 300)
     fit = dict(noise=(-3.,1.), steps=int(10*_chunks/4/4), batch=4, lr=3e-5, betas=(.9,.99), ema=dict(unit=1)), # B.1.6; tracks of 4l
     rnn_fit = dict(noise=(-3.,1.), steps=int(10*_chunks/4/4), batch=4, lr=1e-4, betas=(.9,.99), ema=False),    # B.1.5
+    rnn_overlap_fit = dict(noise=(-3.,1.), steps=int(10*_chunks/4/4), batch=4, lr=1e-4, betas=(.9,.99), ema=False),    # B.1.5
     sampler = dict(steps=150, sigma_min=1e-4, sigma_max=20., S_churn=20., S_min=.01, S_max=1.),                # B.1.3; the window from the code
     sample_rate=22050, patch=2**18, sigma_data=.2, samples=128)
 
@@ -487,7 +491,7 @@ def train_part(
     torch.manual_seed(seed)
     net,(F,sizes) = build(p, part, **(form or {})),layouts(p, part)
     D = EDMDenoiser(net, sigma_data or p.sigma_data, p.sigma_skip) if part == 'base' else DDE(load(base), F, net)
-    settings = dict(base=p.base_fit, coordinator=p.fit).get(part, p.rnn_fit) | changes
+    settings = dict(base=p.base_fit, coordinator=p.fit, rnn=p.rnn_fit, rnn_overlap=p.rnn_overlap_fit)[part] | changes
     return fit_and_save(D, tracks.crops(*sizes), out, f'music/{preset}/{part}', settings, form=form, base=base, start=start, sampler=p.sampler, seed=seed,
         held=held and held.crops(sizes[-1]), progress=progress, dtype=None if preset == 'paper' else torch.float16, tracks=len(tracks), noise=list(settings['noise']))
 

@@ -67,6 +67,7 @@ def train(
     data='procedural', # or the path of a dataset
     out='', # folder of the trained models; '': `runs/domain-preset`
     stage:str='all', # one of the domain's stages
+    start:str='', # a folder, or the beginning of shipped names, whose models training begins from; '': from nothing
     images:int=0, # number of procedural training objects; 0: the preset's
     seed:int=0, # initial weights, order of the data, noise
     say=print, # where remarks go
@@ -85,6 +86,7 @@ def train(
         if 'base' in kw and not there(kw['base']): raise FileNotFoundError(f'{name} coordinates a base, and there is none at {kw["base"]}: train it first, with --stage base, or leave --stage out')
         mine = things,own = mine or recipe.things(m, p, data, progress) # read once, and only if needed
         say(f'{at}: {part} of {domain}, {preset}')
+        if start: kw = kw | dict(start=f'{start}/{name}')
         m.train_part(part, preset, things, at, seed=seed, progress=progress, **(own | kw | changes))
     return [at for _,_,at,_ in todo]
 
@@ -103,6 +105,7 @@ def parser():
     common(p)
     p.add_argument('--out', default='', help='folder of the trained models; left out: runs/DOMAIN-PRESET')
     p.add_argument('--stage', default='all', help='all (default), or one of ' + '; '.join(f'{k}: {", ".join(r.stages)}' for k,r in RECIPES.items()))
+    p.add_argument('--start', default='', help='a folder, or the beginning of shipped names such as maps-tiny, whose models training begins from')
     p.add_argument('--images', type=int, default=0, help='procedural training objects; left out: as many as the preset says')
     p.add_argument('--steps', type=int, help='steps of each training')
     p.add_argument('--batch', type=int, help='objects per step, of all processes together')
@@ -118,7 +121,7 @@ def parser():
 def main(argv=None):
     p = parser(); o = vars(p.parse_args(argv))
     if o.pop('cpu'): os.environ['ACCELERATE_USE_CPU'] = 'true'
-    whole = [o.pop(k) for k in ('domain', 'preset', 'data', 'out', 'stage', 'images', 'seed')]
+    whole = [o.pop(k) for k in ('domain', 'preset', 'data', 'out', 'stage', 'start', 'images', 'seed')]
     try: train(*whole, **{k: v for k,v in o.items() if v is not None})
     except (ValueError, FileNotFoundError) as e: p.exit(2, f'{p.prog}: {e}\n')
 

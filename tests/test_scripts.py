@@ -100,7 +100,7 @@ if part == 'rnn': size = (4, 2*p.patch)
 if part == 'base': size,y = dict(maps=((3, 64, 64), lambda n: torch.rand(n, 3, 64, 64)), clevr=((3, 64, 64), lambda n: torch.rand(n, 2)), music=((4, p.patch if domain == 'music' else 0), None))[domain]
 F = dict(maps=lambda: Tiling(64, 32), clevr=Repeat, music=lambda: m.layouts(p, part)[0])[domain]()
 net = m.build(p, part)
-kw = dict(getattr(p, dict(base='base_fit', classifier='classifier_fit', coordinator='fit').get(part, 'rnn_fit'))) | dict(steps=1, batch=1, progress=False, cpu=True)
+kw = dict(getattr(p, dict(coordinator='fit').get(part, f'{part}_fit'))) | dict(steps=1, batch=1, progress=False, cpu=True)
 data = lambda g, n: (p.sigma_data*torch.randn(n, *size, generator=g), y and y(n))
 if part == 'classifier': D,kw,data = net,kw | dict(loss=m.classifier_loss),lambda g, n: (torch.randn(n, *size, generator=g), torch.rand(n, 2))
 else: D,kw['noise'] = EDMDenoiser(net, p.sigma_data, p.sigma_skip) if part == 'base' else DDE(EDMDenoiser(m.build(p, 'base'), p.sigma_data, p.sigma_skip), F, net, chunk=1),LogNormal(*kw['noise'])
