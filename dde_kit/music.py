@@ -79,7 +79,7 @@ tiny = Preset(
     fit = dict(noise=(-.7,1.2), steps=2300, batch=16, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
     rnn_fit = dict(noise=(-.7,1.2), steps=900, batch=16, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
     rnn_overlap_fit = dict(noise=(-.7,1.2), steps=500, batch=16, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
-    sampler = dict(steps=16, sigma_min=.003, sigma_max=10.), pieces=6000, sigma_skip=.05, samples=64)
+    sampler = dict(steps=12, sigma_min=.06, sigma_max=10.), pieces=6000, sigma_skip=.05, samples=64)
 
 small = replace(tiny, # for one GPU
     base = dict(widths=(160,192,256,384), blocks=(2,2,2,2), stem=16, reach=(31,15)),
@@ -88,7 +88,7 @@ small = replace(tiny, # for one GPU
     base_fit = tiny.base_fit | dict(steps=20_000, batch=32, lr=4e-4, warmup=500),
     fit = tiny.fit | dict(steps=10_000, batch=16, lr=6e-4, warmup=200), rnn_fit = tiny.rnn_fit | dict(steps=8000, batch=16, lr=6e-4, warmup=200),
     rnn_overlap_fit = tiny.rnn_fit | dict(steps=8000, batch=16, lr=6e-4, warmup=200),
-    sampler = tiny.sampler | dict(steps=32), sample_rate=8000, patch=2**15, samples=128)
+    sampler = dict(steps=32, sigma_min=.003, sigma_max=10.), sample_rate=8000, patch=2**15, samples=128)
 
 _unet = dict(package='audio-diffusion-pytorch', kernel_sizes_init=(1,3,7), kernel_multiplier_downsample=2, patch_blocks=1, attention_heads=8, attention_multiplier=2,
     use_nearest_upsample=False, use_skip_scale=True, use_attention_bottleneck=True, use_context_time=True)
