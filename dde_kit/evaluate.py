@@ -19,7 +19,7 @@ from accelerate.utils import parse_flag_from_env
 from .decomposition import Tiling
 from .metrics import *
 from .networks import home, load, place, variant
-from .train import common, domain_of
+from .train import common, domain_of, how_to_read, readable
 from .training import sample_many, team
 
 # %% ../nbs/52_evaluate.ipynb #c007
@@ -93,7 +93,7 @@ def clevr_tables(m, p, o):
 def music_tables(m, p, o):
     "Tables of the music domain, one per length."
     models = {k: D.to(o.device) for k,D in m.trained(o.folder).items()}
-    wanted,n,source = pick(m.METHODS, o.methods),o.samples or p.samples,m.Source(o.data, p)
+    wanted,n,source = pick(m.METHODS, o.methods),o.samples or p.samples,m.Source(o.data, p, **o.reading)
     rules = {k: make(models, Tiling(p.patch, p.stride)) for k,(needs,make) in wanted.items() if set(needs) <= set(models)}
     if not rules: raise FileNotFoundError(f'{o.folder} has {", ".join(models) or "no model"}, and {", ".join(wanted)} need more: train them with `python -m dde_kit.train music`, or name another folder')
     sizes = {f'{s/p.patch:g}l': s for s in sorted({p.length(5), p.length(o.size or 13)})}
@@ -121,13 +121,14 @@ def evaluate(
     batch:int=0, # samples at a time in each process; 0: as the notebook
     methods='', # names, separated by commas; '': all
     results='', # where tables are written; '': the folder results of the checkout
+    reading:dict|None=None, # how data are read, e.g. dict(resample=True) for sounds of another rate
     say=print, # where tables go
     **sampler, # settings of `sample`, e.g. steps=10
 )->dict: # name -> table
     "The tables of a domain."
-    m,_,p = domain_of(domain, preset)
+    m,recipe,p = domain_of(domain, preset)
     folder,own = place(domain, preset, data, weights),variant(preset, data)
-    o = argparse.Namespace(data=data, folder=folder, own=own, size=size, samples=samples, seed=seed, batch=batch, methods=methods, device=here(), sampler=sampler)
+    o = argparse.Namespace(data=data, folder=folder, own=own, size=size, samples=samples, seed=seed, batch=batch, methods=methods, device=here(), reading=readable(domain, recipe, reading), sampler=sampler)
     start = time.time()
     with torch.no_grad(): tables = TABLES[domain](m, p, o)
     for name,(table,picture,facts) in tables.items():
@@ -153,7 +154,8 @@ def main(argv=None):
     p = parser(); o = vars(p.parse_args(argv))
     if o.pop('cpu'): os.environ['ACCELERATE_USE_CPU'] = 'true'
     import matplotlib; matplotlib.use('Agg')
-    try: evaluate(**{k: v for k,v in o.items() if v is not None})
+    reading = how_to_read(o)
+    try: evaluate(reading=reading, **{k: v for k,v in o.items() if v is not None})
     except (ValueError, FileNotFoundError) as e: p.exit(2, f'{p.prog}: {e}\n')
 
 # %% ../nbs/52_evaluate.ipynb #c022

@@ -401,7 +401,7 @@ def train_eye(
     return net
 
 # %% ../nbs/30_maps.ipynb #c053
-FORMS = {'': {}, 'fine': dict(patch=8), 'paper': dict(residual=False, patch=8)} # name: changes of `tiny`'s coordinator
+FORMS = {'': {}, 'paper': dict(residual=False, patch=8)} # name: changes of `tiny`'s coordinator
 
 # %% ../nbs/30_maps.ipynb #c058
 METHODS = dict(

@@ -84,6 +84,22 @@ def test_music(tmp_path, monkeypatch, capsys):
     assert set(table.index) == {'MultiDiffusion', 'RNN', 'real', 'patchwork'}
 
 
+def test_options_of_reading(tmp_path, capsys):
+    "Sounds of another rate are converted when asked for; a domain without options says so."
+    pytest.importorskip('torchaudio'); sf = pytest.importorskip('soundfile')
+    from dde_kit import music
+    for i in range(3):
+        (tmp_path/f'song {i}').mkdir()
+        for name in music.STEMS[1:]: sf.write(tmp_path/f'song {i}'/f'{name}.wav', torch.randn(100_000, generator=torch.Generator().manual_seed(i)).numpy()/9, 8000)
+    p = replace(music.tiny, parts=2)
+    with pytest.raises(ValueError, match='resample=True'): train.music_things(music, p, tmp_path, False, missing='silence')
+    tracks,own = train.music_things(music, p, tmp_path, False, missing='silence', resample=True)
+    assert tracks.lengths() == [p.length(2)]*len(tracks) and own['sigma_data'] > 0 and not tracks.read(0, 0, 100)[0].any()
+    for script in (train, evaluate):
+        with pytest.raises(SystemExit): script.main(['maps', '--resample', '--cpu'])
+        assert 'maps reads its data without resample' in capsys.readouterr().err
+
+
 # --- the paper's networks, one step of training and one of sampling -----------------------------------------------------------------
 
 PAPER = """
