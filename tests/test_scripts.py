@@ -50,20 +50,30 @@ def test_maps(pairs, tmp_path, monkeypatch, capsys):
     train.main(line + ['--accumulate', '2'])
     for k in ('base', 'dde'):
         D = dde.load(tmp_path/'runs'/k)
-        assert D.config['trained']['steps'] == 2 and D.config['trained']['images'] == 6 and D.config['trained']['start'].endswith(f'round-1/{k}')
+        assert D.config['trained']['steps'] == 2 and D.config['trained']['images'] == 6 and 'start' not in D.config['trained']
     assert dde.load(tmp_path/'runs'/'base').sigma_data != maps.tiny.sigma_data # that of the file
     before = (tmp_path/'runs'/'dde'/'model.safetensors').read_bytes(); capsys.readouterr()
-    train.main(line); assert capsys.readouterr().out.count('trained already') == 4 and (tmp_path/'runs'/'dde'/'model.safetensors').read_bytes() == before
+    train.main(line); assert capsys.readouterr().out.count('trained already') == 2 and (tmp_path/'runs'/'dde'/'model.safetensors').read_bytes() == before
     # begun again with other settings: refused, with the reason
     (tmp_path/'runs'/'dde'/'config.json').unlink(); (tmp_path/'runs'/'dde'/'model.safetensors').unlink()
     assert 'batch: 2 there, 3 here' in says(train.main, ' '.join(line).replace('--batch 2', '--batch 3'), capsys)
     train.main(line); assert (tmp_path/'runs'/'dde'/'model.safetensors').read_bytes() == before
 
-    evaluate.main(['maps', '--data', str(pairs), '--weights', str(tmp_path/'runs'), '--N', '96', '--samples', '3', '--steps', '1', '--results', str(tmp_path/'results'), '--cpu'])
+    # from other weights: where they come from is kept
+    train.main(line + ['--out', str(tmp_path/'on'), '--start', str(tmp_path/'runs'), '--stage', 'base'])
+    assert dde.load(tmp_path/'on'/'base').config['trained']['start'] == f'{tmp_path/"runs"}/base'
+    capsys.readouterr()
+
+    ask = ['maps', '--data', str(pairs), '--weights', str(tmp_path/'runs'), '--N', '96', '--samples', '3', '--steps', '1', '--cpu', '--results']
+    evaluate.main(ask + [str(tmp_path/'results')])
     shown,at = capsys.readouterr().out,tmp_path/'results'/'maps'/'tiny-cities'/'N96-n3-seed0'
     table,facts = pd.read_csv(f'{at}.csv', index_col=0),json.loads(Path(f'{at}.json').read_text())
     assert list(table.index) == ['Concat', 'MultiDiffusion', 'DDE', 'real'] and np.isfinite(table.FID).all() and 'MultiDiffusion' in shown
-    assert facts['samples'] == 3 and facts['processes'] == 1 and facts['data'] == 'cities.npz' and Path(f'{at}.png').exists()
+    assert facts['samples'] == 3 and facts['processes'] == 1 and facts['data'] == 'cities.npz' and Path(f'{at}.png').exists() and 'precision' not in facts
+    evaluate.main(ask + [str(tmp_path/'half'), '--precision', 'bf16'])
+    half = tmp_path/'half'/'maps'/'tiny-cities'/'N96-n3-seed0'
+    assert json.loads(Path(f'{half}.json').read_text())['precision'] == 'bf16'
+    assert (pd.read_csv(f"{half}.csv", index_col=0).disagreement-table.disagreement).abs().max() < 1
 
 def test_clevr(tmp_path, capsys):
     train.main(['clevr', '--out', str(tmp_path/'runs'), '--images', '16', '--precision', 'bf16', *QUICK])
