@@ -8,7 +8,7 @@ __all__ = ['USES', 'SCHEDULES', 'PRECISIONS', 'stream', 'draw', 'trainable', 'co
            'sample_many', 'Objective', 'accelerator', 'tuned', 'broken', 'check_settings', 'describe', 'fit']
 
 # %% ../nbs/06_training.ipynb #c003
-import atexit, csv, json, math, os, time
+import atexit, csv, gc, json, math, os, time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from inspect import signature
@@ -270,8 +270,10 @@ def together():
 
 @atexit.register
 def _leave():
-    "Close what connects the processes: threads that are still open can bring one down while it ends."
-    if torch.distributed.is_available() and torch.distributed.is_initialized(): torch.distributed.destroy_process_group()
+    "Close what connects the processes: a thread of theirs that is still at work while Python ends brings the process down."
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()): return
+    gc.collect() # what still holds the group
+    torch.distributed.destroy_process_group()
 
 # %% ../nbs/06_training.ipynb #c059
 def sample_many(
