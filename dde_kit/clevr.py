@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['EYE', 'AIM', 'LENS', 'COLOURS', 'SHAPES', 'SIZES', 'tiny', 'small', 'paper', 'PRESETS', 'FORMS', 'METHODS', 'SOLVERS',
-           'percent', 'pixel', 'position', 'camera', 'rays', 'project', 'view', 'meet', 'arrange', 'render', 'drawn',
-           'procedural', 'crosses', 'read_scenes', 'Scenes', 'bumps', 'PositionUNet', 'check_positions',
-           'PositionCoordinator', 'Classifier', 'at_positions', 'classifier_loss', 'propose', 'matched', 'PaperBlock',
-           'PaperAttention', 'PaperUNet', 'PaperClassifier', 'Preset', 'build', 'train_part', 'source', 'check_data',
-           'Matcher', 'threshold', 'draw_positions', 'remembered', 'generate', 'satisfied', 'accuracy',
-           'mean_satisfied', 'paired', 'panel']
+           'WEIGHTS_TRIED', 'percent', 'pixel', 'position', 'camera', 'rays', 'project', 'view', 'meet', 'arrange',
+           'render', 'drawn', 'procedural', 'crosses', 'read_scenes', 'Scenes', 'bumps', 'PositionUNet',
+           'check_positions', 'PositionCoordinator', 'Classifier', 'at_positions', 'classifier_loss', 'propose',
+           'matched', 'PaperBlock', 'PaperAttention', 'PaperUNet', 'PaperClassifier', 'Preset', 'build', 'train_part',
+           'source', 'check_data', 'Matcher', 'threshold', 'draw_positions', 'remembered', 'generate', 'satisfied',
+           'accuracy', 'mean_satisfied', 'paired', 'panel']
 
 # %% ../nbs/20_clevr.ipynb #c003
 import time
@@ -648,6 +648,7 @@ class Matcher:
         return torch.cat([self.alike(b.to(self.disc.device)).cpu() for b in images.split(64)])
 
     def alike(self, images):
+        "The same for a few images, where the templates are."
         x,w,n = nnf.pad(images.float(), (self.k,)*4, mode='replicate'),self.disc.expand(3, 1, -1, -1),self.disc.sum()
         power = (nnf.conv2d(x*x, w, groups=3)-nnf.conv2d(x, w, groups=3)**2/n).sum(1, keepdim=True)
         alike = torch.cat([(2*nnf.conv2d(b, self.templates)/(q+self.power)).amax(1) for b,q in zip(x.split(8), power.split(8))]) # templates sum to 0: the mean of x drops out
@@ -675,6 +676,7 @@ METHODS = dict(
     MultiDiffusion = lambda base, dde, w: Guided(MultiDiffusion(Clamp(base), Repeat()), w),
     DDE = lambda base, dde, w: Guided(Clamp(dde), w))
 SOLVERS = 'euler','heun'
+WEIGHTS_TRIED = dict(RRR=(2.,3.,4.), MultiDiffusion=(10.,14.,20.), DDE=(4.,8.,20.)) # guidance weights that a method chooses from
 
 # %% ../nbs/20_clevr.ipynb #c069
 def draw_positions(

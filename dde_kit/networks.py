@@ -128,7 +128,7 @@ class UNet(nn.Module):
         reach=(3,1), # kernel sides, in cells, of the first layer and of the one that unfolds again; long ones for tones
     ):
         super().__init__()
-        _check_sizes(ndim, widths, blocks)
+        _check_sizes(ndim, widths, blocks, reach)
         self.channels,self.ndim,self.cond_channels,self.multiple = channels,ndim,cond_channels,stem*2**(len(widths)-1)
         emb = 4*widths[0]
         level = lambda w, n: nn.ModuleList([ResBlock(ndim, w, w, emb) for _ in range(n)])
@@ -171,7 +171,7 @@ class UNet(nn.Module):
         return self.out(nnf.silu(self.gate(-1, self.mix(torch.cat(h, 1)), e)))
 
 # %% ../nbs/08_networks.ipynb #c043
-def _check_sizes(ndim, widths, blocks):
+def _check_sizes(ndim, widths, blocks, reach):
     "Refuse what would fail later, or not at all."
     if ndim not in (1, 2): raise ValueError(f'{ndim=}: the UNet is made for one axis (audio) or two (images).')
     if len(widths) != len(blocks): raise ValueError(f'{widths=} and {blocks=} differ in length: give both one number per level.')
@@ -179,6 +179,7 @@ def _check_sizes(ndim, widths, blocks):
         'groups in which channels are normalised.')
     if widths[-1] % 32 and widths[-1] > 32: raise ValueError(f'the last of {widths=} is the width of the attention: '
         'make it a multiple of 32, the width of a head.')
+    if any(k < 1 or k % 2 == 0 for k in reach): raise ValueError(f'{reach=}: a kernel with a middle has an odd number of cells.')
 
 # %% ../nbs/08_networks.ipynb #c044
 def _check_input(net, x, c_noise, y):

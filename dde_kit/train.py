@@ -113,7 +113,7 @@ def common(parser):
 
 def how_to_read(o):
     "Takes the options of reading out of those of the command line."
-    return {k: v for k in ('resample', 'missing') if (v := o.pop(k)) is not None}
+    return {k: v for k in {k for r in RECIPES.values() for k in r.reading} if (v := o.pop(k)) is not None}
 
 def parser():
     p = argparse.ArgumentParser('python -m dde_kit.train', description='Train the models of a domain, each from its last checkpoint. '

@@ -1,5 +1,5 @@
 "One process against two, pieces against the whole, and scripts that are started, stopped and killed."
-import json, os, random, signal, shutil, subprocess, sys, textwrap, time
+import json, os, random, signal, shutil, subprocess, sys, textwrap, time, warnings
 from pathlib import Path
 
 import pytest
@@ -78,6 +78,7 @@ def launch(processes, out, what):
     for again in (True, False):
         r = subprocess.run(run, capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS='1', ACCELERATE_USE_CPU='true'), timeout=300)
         if not (again and 'terminate called without an active exception' in r.stderr): break
+        warnings.warn('a process was aborted at its end; once more')
         shutil.rmtree(out/'run', ignore_errors=True) # a thread of gloo has met the end of Python, after the script: seen once in forty runs before groups were closed
     assert r.returncode == 0, r.stdout + r.stderr
 
