@@ -614,7 +614,8 @@ def check_data(
     least:float=.3, # smallest plausible share of positions that the classifier confirms
 ):
     "Refuse positions in another convention: the classifier finds nothing there."
-    says = torch.cat([at_positions(net(unit(x[None])).detach(), c[None])[0] >= 0 for x,c in zip(scenes.images[:200], scenes.at)]).float().mean().item()
+    device = next(net.parameters()).device
+    with torch.no_grad(): says = torch.cat([at_positions(net(unit(x[None]).to(device)).cpu(), c[None])[0] >= 0 for x,c in zip(scenes.images[:200], scenes.at)]).float().mean().item()
     if says < least: raise ValueError(f'the classifier confirms only {says:.0%} of the positions: are they x to the right and y up, in [0, 1], and not rows and columns, or mirrored?')
     return says
 

@@ -76,6 +76,7 @@ def maps_tables(m, p, o):
 def clevr_tables(m, p, o):
     "Tables of the CLEVR domain."
     base,dde,judge = (load(f'{o.folder}/{k}', device=o.device) for k in ('base', 'dde', 'classifier'))
+    if str(o.data) != 'procedural': m.check_data(judge, m.source(o.data)[1]) # the positions are drawn, the scenes are those of the weights: are they these?
     L,n,rules = o.size or 5,o.samples or 8,pick(m.METHODS, o.methods)
     def judged(k, w, c, seed, **kw):
         x = sample_many(o.wrap(rules[k](base, dde, w)), len(c), (3, p.size, p.size), c, seed=seed, batch=o.batch or 16, finish=to_uint8, **(o.sampler | kw))

@@ -30,7 +30,7 @@ def says(main, argv, capsys):
 def test_mistakes_in_training(argv, words, capsys): assert words in says(train.main, argv, capsys)
 
 @pytest.mark.parametrize('argv,words', [('moon', 'choose one of maps, clevr, music'), ('maps --preset huge', 'tiny, small, paper'), ('maps --methods Magic', 'Concat, MultiDiffusion, DDE'),
-    ('maps --weights nowhere', 'nowhere'), ('music --weights nowhere --samples 2', 'nowhere')])
+    ('clevr --data nowhere.npz --samples 2', 'no dataset at nowhere.npz'), ('maps --weights nowhere', 'nowhere'), ('music --weights nowhere --samples 2', 'nowhere')])
 def test_mistakes_in_evaluation(argv, words, capsys): assert words in says(evaluate.main, argv, capsys)
 
 
