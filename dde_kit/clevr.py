@@ -577,7 +577,8 @@ def train_part(
     out, # folder of the trained model; checkpoint and log lie beside it in `OUT-training`
     base=None, # for the coordinator: folder or shipped name of its base
     form:dict|None=None, # changes of the network's keywords, e.g. dict(residual=False)
-    start=None, # folder or shipped name of a trained model of the same form to start from, e.g. one of other data
+    start=None, # folder or shipped name of a trained model to start from: of other data, or of a part of the network (see `adopt`)
+    hold:bool=False, # leave what `start` brings as it is, and train the rest
     seed:int=0, # initial weights, batches, noise levels and noise
     progress:bool=True, # show a bar
     **changes, # changes of the preset's `fit` keywords, e.g. steps=100
@@ -589,7 +590,7 @@ def train_part(
     if part == 'classifier': D,batches,settings = net,scenes.batches(drop=0.),p.classifier_fit | dict(loss=classifier_loss)
     elif part == 'base': D,batches,settings = EDMDenoiser(net, p.sigma_data, p.sigma_skip),scenes.batches(),p.base_fit
     else: D,batches,settings = DDE(load(base), Repeat(), net),scenes.batches(p.most),p.fit
-    return fit_and_save(D, batches, out, f'clevr/{preset}/{part}', settings | changes, form=form, base=base, start=start, sampler=None if part == 'classifier' else p.sampler,
+    return fit_and_save(D, batches, out, f'clevr/{preset}/{part}', settings | changes, form=form, base=base, start=start, hold=hold, sampler=None if part == 'classifier' else p.sampler,
         seed=seed, progress=progress, images=len(scenes))
 
 # %% ../nbs/20_clevr.ipynb #c056

@@ -97,7 +97,7 @@ def mlp(width, ratio):
     return nn.Sequential(linear(width, hidden), nn.GELU(approximate='tanh'), linear(hidden, width))
 
 # %% ../nbs/05_coordinator.ipynb #c041
-def modulate(x, shift, scale): return x*(1+scale) + shift
+def modulate(x, shift, scale): return torch.addcmul(shift, x, 1+scale)
 
 # %% ../nbs/05_coordinator.ipynb #c049
 class Block(nn.Module):
@@ -120,8 +120,8 @@ class Block(nn.Module):
 
     def attend(self, x, cos, sin, n):
         "Every token looks at all tokens; in the last block only the first `n` look."
-        q,k,v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)        # (b, heads, tokens, d) each
-        q,k = apply_rope(torch.stack([q, k]), cos, sin)
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)          # (b, heads, tokens, d) each
+        (q,k),v = apply_rope(qkv[:2], cos, sin),qkv[2]
         if self.last: q = q[:,:,:n]
         return self.proj(nnf.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
@@ -134,12 +134,12 @@ class Block(nn.Module):
     )->Tensor: # (b, n+m, width); in the last block (b, n, width)
         shift1,scale1,gate1,shift2,scale2,gate2,*dials_y = self.mod(e)[:,None].chunk(9 if self.two else 6, -1)
         a = self.attend(modulate(self.norm(x), shift1, scale1), cos, sin, n)
-        x = x[:,:a.shape[1]] + gate1*a
+        x = torch.addcmul(x[:,:a.shape[1]], gate1, a)
         x,y = x[:,:n],x[:,n:]
-        x = x + gate2*self.mlp(modulate(self.norm(x), shift2, scale2))
+        x = torch.addcmul(x, gate2, self.mlp(modulate(self.norm(x), shift2, scale2)))
         if not y.shape[1]: return x
         shift3,scale3,gate3 = dials_y
-        return torch.cat([x, y + gate3*self.mlp_y(modulate(self.norm(y), shift3, scale3))], 1)
+        return torch.cat([x, torch.addcmul(y, gate3, self.mlp_y(modulate(self.norm(y), shift3, scale3)))], 1)
 
 # %% ../nbs/05_coordinator.ipynb #c061
 class ViTCoordinator(nn.Module):

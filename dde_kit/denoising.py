@@ -109,7 +109,7 @@ def normalised(
     "Any denoiser's answer in the form that a raw EDM network would have given (B.3.2)."
     d = torch.promote_types(x.dtype, torch.float32)
     c_skip,c_out,_ = coefficients(sigma.to(d), sigma_data, x.ndim)
-    return (x0.to(d) - c_skip*x.to(d))/c_out
+    return torch.addcmul(x0.to(d), c_skip, x.to(d), value=-1)/c_out
 
 # %% ../nbs/00_denoising.ipynb #c055
 @dataclass(frozen=True)

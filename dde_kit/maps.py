@@ -338,7 +338,8 @@ def train_part(
     base=None, # for the coordinator: folder or shipped name of its base
     sigma_data:float|None=None, # of the base, data units; None: the preset's
     form:dict|None=None, # changes of the network's keywords, e.g. dict(residual=False)
-    start=None, # folder or shipped name of a trained model of the same form to start from, e.g. one of other data
+    start=None, # folder or shipped name of a trained model to start from: of other data, or of a part of the network (see `adopt`)
+    hold:bool=False, # leave what `start` brings as it is, and train the rest
     seed:int=0, # initial weights, crops, noise levels and noise
     progress:bool=True, # show a bar
     canvases=None, # for the coordinator: canvases (height, width) in pixels; None: the preset's
@@ -350,7 +351,7 @@ def train_part(
     net = build(p, part, **(form or {}))
     if part == 'base': D,sizes,settings = EDMDenoiser(net, sigma_data or p.sigma_data, p.sigma_skip),[(p.patch,)*2],p.base_fit
     else: D,sizes,settings = DDE(load(base), Tiling(p.patch, p.stride), net),canvases or p.canvases,p.fit
-    return fit_and_save(D, pairs.crops(*sizes), out, f'maps/{preset}/{part}', settings | changes, form=form, base=base, start=start, sampler=p.sampler,
+    return fit_and_save(D, pairs.crops(*sizes), out, f'maps/{preset}/{part}', settings | changes, form=form, base=base, start=start, hold=hold, sampler=p.sampler,
         seed=seed, progress=progress, images=len(pairs))
 
 # %% ../nbs/30_maps.ipynb #c049

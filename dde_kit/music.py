@@ -42,7 +42,7 @@ from .coordinator import *
 from .rnn import *
 from .training import *
 from .metrics import *
-from .networks import fit_and_save, home, load, place, UNet, variant, WEIGHTS
+from .networks import fit_and_save, home, load, place, SpectralUNet, UNet, variant, WEIGHTS
 
 # %% ../nbs/10_music.ipynb #c007
 @dataclass(frozen=True)
@@ -71,18 +71,18 @@ class Preset:
 
 # %% ../nbs/10_music.ipynb #c008
 tiny = Preset(
-    base = dict(widths=(160,192,224), blocks=(1,1,2), stem=32, fine=16, reach=(21,9)),
+    base = dict(wave=dict(widths=(160,192,224), blocks=(1,1,2), stem=32, fine=16, reach=(21,9)), picture=dict(widths=(32,64,96), blocks=(1,1,1), stem=2, fine=24)),
     coordinator = dict(patch=128, hidden=192, depth=4, heads=3, mlp_ratio=3, residual=True, noisy=True, time_scale=4.),
     rnn = dict(widths=(96,128,192), blocks=(1,1,1), stem=32, fine=16, noisy=True),
     rnn_overlap = dict(widths=(64,96,160), blocks=(1,1,1), stem=32, fine=16, noisy=True, blend=True),
-    base_fit = dict(noise=(-1.5,1.4), steps=2800, batch=64, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
+    base_fit = dict(noise=(-1.6,1.5), steps=2800, batch=64, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
     fit = dict(noise=(-.7,1.2), steps=2300, batch=16, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
     rnn_fit = dict(noise=(-.7,1.2), steps=900, batch=16, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
     rnn_overlap_fit = dict(noise=(-.7,1.2), steps=500, batch=16, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
     sampler = dict(steps=12, sigma_min=.06, sigma_max=10.), pieces=6000, sigma_skip=.05, samples=64)
 
 small = replace(tiny, # for one GPU
-    base = dict(widths=(160,192,256,384), blocks=(2,2,2,2), stem=16, reach=(31,15)),
+    base = dict(wave=dict(widths=(160,192,256,384), blocks=(2,2,2,2), stem=16, reach=(31,15)), picture=dict(widths=(48,96,192), blocks=(1,2,2), stem=2), n=1024),
     coordinator = tiny.coordinator | dict(hidden=384, depth=6, heads=6, mlp_ratio=4),
     rnn = tiny.rnn | dict(widths=(128,192,256), blocks=(2,2,2), stem=16), rnn_overlap = tiny.rnn_overlap | dict(widths=(96,160,224), blocks=(2,2,2), stem=16),
     base_fit = tiny.base_fit | dict(steps=20_000, batch=32, lr=4e-4, warmup=500),
@@ -455,7 +455,7 @@ def build(
     if part not in ('base', 'coordinator', 'rnn', 'rnn_overlap'): raise ValueError(f"the music domain has no part {part!r}: choose 'base', 'coordinator', 'rnn' or 'rnn_overlap'")
     c,kw = len(STEMS),getattr(p, part) | overrides
     package = kw.pop('package', None)
-    if part == 'base': return AudioUNet(c, c, **kw) if package else UNet(c, ndim=1, **kw)
+    if part == 'base': return AudioUNet(c, c, **kw) if package else SpectralUNet(c, **kw) if kw['picture'] else UNet(c, ndim=1, **kw['wave'])
     if part == 'coordinator': return ViTCoordinator(c, ndim=1, **kw)
     if not package: return small_rnn(c, HIDDEN, **kw)
     blend,residual = kw.pop('blend', False),kw.pop('residual', False)
@@ -481,7 +481,8 @@ def train_part(
     held:Tracks|None=None, # tracks for the held-out loss, which goes into the log
     sigma_data:float|None=None, # of the base, data units; None: the preset's
     form:dict|None=None, # changes of the network's keywords, e.g. dict(blend=False)
-    start=None, # folder or shipped name of a trained model of the same form to start from, e.g. one of other data
+    start=None, # folder or shipped name of a trained model to start from: of other data, or of a part of the network (see `adopt`)
+    hold:bool=False, # leave what `start` brings as it is, and train the rest
     seed:int=0, # initial weights, crops, noise levels and noise
     progress:bool=True, # show a bar
     **changes, # changes of the preset's `fit` keywords, e.g. steps=100
@@ -492,7 +493,7 @@ def train_part(
     net,(F,sizes) = build(p, part, **(form or {})),layouts(p, part)
     D = EDMDenoiser(net, sigma_data or p.sigma_data, p.sigma_skip) if part == 'base' else DDE(load(base), F, net)
     settings = dict(base=p.base_fit, coordinator=p.fit, rnn=p.rnn_fit, rnn_overlap=p.rnn_overlap_fit)[part] | changes
-    return fit_and_save(D, tracks.crops(*sizes), out, f'music/{preset}/{part}', settings, form=form, base=base, start=start, sampler=p.sampler, seed=seed,
+    return fit_and_save(D, tracks.crops(*sizes), out, f'music/{preset}/{part}', settings, form=form, base=base, start=start, hold=hold, sampler=p.sampler, seed=seed,
         held=held and held.crops(sizes[-1]), progress=progress, dtype=None if preset == 'paper' else torch.float16, tracks=len(tracks), noise=list(settings['noise']))
 
 # %% ../nbs/10_music.ipynb #c043

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'Recipe', 'maps_things', 'clevr_things', 'music_things', 'domain_of', 'readable', 'jobs', 'train', 'common',
-           'how_to_read', 'parser', 'main']
+           'how_to_read', 'form_of', 'parser', 'main']
 
 # %% ../nbs/51_train.ipynb #c003
-import argparse, importlib, os
+import argparse, importlib, json, os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable
@@ -81,7 +81,7 @@ def train(
     reading:dict|None=None, # how data are read, e.g. dict(resample=True) for sounds of another rate
     say=print, # where remarks go
     progress:bool=True, # show bars
-    **changes, # of the preset's keywords for `fit`, e.g. steps=100, accumulate=4, precision='bf16'
+    **changes, # of `train_part` (form, hold), and of the preset's keywords for `fit`, e.g. steps=100, accumulate=4, precision='bf16'
 )->list: # folders of the trained models
     "Train the models of a domain."
     m,recipe,p = domain_of(domain, preset)
@@ -115,6 +115,13 @@ def how_to_read(o):
     "Takes the options of reading out of those of the command line."
     return {k: v for k in {k for r in RECIPES.values() for k in r.reading} if (v := o.pop(k)) is not None}
 
+def form_of(text):
+    "Changes of a network, from the command line."
+    try: form = json.loads(text)
+    except ValueError: form = None
+    if not isinstance(form, dict): raise argparse.ArgumentTypeError(f'{text} is no JSON object: write it like \'{{"residual": false}}\'')
+    return form
+
 def parser():
     p = argparse.ArgumentParser('python -m dde_kit.train', description='Train the models of a domain, each from its last checkpoint. '
         'On several GPUs: accelerate launch -m dde_kit.train ...')
@@ -122,10 +129,13 @@ def parser():
     p.add_argument('--out', default='', help='folder of the trained models; left out: runs/DOMAIN-PRESET')
     p.add_argument('--stage', default='all', help='all (default), or one of ' + '; '.join(f'{k}: {", ".join(r.stages)}' for k,r in RECIPES.items()))
     p.add_argument('--start', default='', help='a folder, or the beginning of shipped names such as maps-tiny, whose models training begins from')
+    p.add_argument('--hold', action='store_true', default=None, help='leave what --start brings as it is, and train what is new in the network')
+    p.add_argument('--form', type=form_of, metavar='JSON', help='changes of the network, e.g. \'{"residual": false}\'')
     p.add_argument('--images', type=int, default=0, help='procedural training objects; left out: as many as the preset says')
     p.add_argument('--steps', type=int, help='steps of each training')
     p.add_argument('--batch', type=int, help='objects per step, of all processes together')
     p.add_argument('--lr', type=float, help='learning rate')
+    p.add_argument('--noise', type=float, nargs=2, metavar=('MEAN', 'STD'), help='of ln sigma')
     p.add_argument('--every', type=int, help='steps from checkpoint to checkpoint')
     p.add_argument('--accumulate', type=int, help='pieces in which a process computes its rows of the batch, if memory is short')
     p.add_argument('--precision', choices=PRECISIONS, help="left out: what accelerate launch says, else 'no'")

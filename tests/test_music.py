@@ -215,7 +215,7 @@ def test_trains_and_resumes(tmp_path, part):
 
 def test_generate_does_not_depend_on_the_batch():
     torch.manual_seed(0)
-    D = dde.EDMDenoiser(dde.build('music/tiny/base', widths=(16, 32), blocks=(1, 1)), .15); D.sampler = TINY.sampler | dict(steps=2)
+    D = dde.EDMDenoiser(dde.build('music/tiny/base', wave=dict(widths=(16, 32), blocks=(1, 1)), picture=dict(widths=(8, 16), blocks=(1, 1), stem=2)), .15); D.sampler = TINY.sampler | dict(steps=2)
     R = dde.MultiDiffusion(dde.Clamp(D), dde.Tiling(TINY.patch, TINY.stride))
     with torch.no_grad(): a,b = (generate(R, 3, TINY.length(2), seed=1, batch=k) for k in (1, 3))
     assert torch.allclose(a, b, atol=1e-4) and a.abs().max() <= 1
@@ -223,7 +223,7 @@ def test_generate_does_not_depend_on_the_batch():
 
 def test_chunks_change_nothing():
     torch.manual_seed(0)
-    base = dde.EDMDenoiser(dde.build('music/tiny/base', widths=(16, 32), blocks=(1, 1)), .15)
+    base = dde.EDMDenoiser(dde.build('music/tiny/base', wave=dict(widths=(16, 32), blocks=(1, 1)), picture=dict(widths=(8, 16), blocks=(1, 1), stem=2)), .15)
     for v in base.parameters(): torch.nn.init.normal_(v, std=.05)
     C,F,x = dde.build('music/tiny/coordinator', depth=1),dde.Tiling(TINY.patch, TINY.stride),torch.randn(2, 4, TINY.length(5))
     with torch.no_grad(): a,b = (dde.DDE(base, F, C, chunk=k)(x, torch.tensor([.1, 2.])) for k in (None, 3))
@@ -449,7 +449,7 @@ def toy_models(folder):
     "All four parts, narrow and hardly trained, that sample in two steps."
     tracks = Tracks(drawn(4, TINY.length(5), 4000, 0))
     for name,part in music.PARTS.items():
-        form = dict(hidden=48, depth=1, heads=1) if part == 'coordinator' else dict(widths=(16, 32), blocks=(1, 1))
+        form = dict(hidden=48, depth=1, heads=1) if part == 'coordinator' else dict(wave=dict(widths=(16, 32), blocks=(1, 1))) if part == 'base' else dict(widths=(16, 32), blocks=(1, 1))
         out = train_part(part, 'tiny', tracks, folder/name, base=None if part == 'base' else folder/'base', form=form, steps=1, batch=1, warmup=1, progress=False)
         config = json.loads((out/'config.json').read_text()); config['sampler']['steps'] = 2
         (out/'config.json').write_text(json.dumps(config))

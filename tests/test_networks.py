@@ -10,7 +10,7 @@ from dde_kit import networks
 from dde_kit.coordinator import DDE
 from dde_kit.decomposition import Repeat, Tiling
 from dde_kit.denoising import Clamp, EDMDenoiser, denoising_loss, LogNormal
-from dde_kit.networks import UNet, build, load, save, shipped
+from dde_kit.networks import SpectralUNet, UNet, adopt, build, load, save, shipped, spectrum, waveform
 
 BASE,COORDINATOR = 'toydomain/nano/base','toydomain/nano/coordinator'
 FILES = ['config.json', 'model.safetensors']
@@ -79,6 +79,67 @@ def test_untrained_loss_is_one_at_any_sigma_data():
         D = EDMDenoiser(UNet(1, widths=(8,), blocks=(1,)), sigma_data=sd)
         with torch.no_grad(): loss = denoising_loss(D, sd*torch.randn(64, 1, 32, 32), None, LogNormal(-1, 1.6))
         assert abs(loss-1) < 0.02
+
+# sound, seen twice
+
+@pytest.mark.parametrize('n', [16, 64, 512])
+@pytest.mark.parametrize('dtype,eps', [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
+def test_spectrum_is_invertible(n, dtype, eps):
+    g = torch.Generator().manual_seed(0)
+    for frames in (1, 2, 7):
+        x = torch.randn(2, 3, frames*n//2, generator=g, dtype=torch.float64).to(dtype)
+        v = spectrum(x, n)
+        assert v.shape == (2, 6, n//2, frames) and v.dtype == dtype
+        assert (waveform(v)-x).abs().max() < eps
+
+def test_spectrum_against_its_sum():
+    n,x = 32,torch.randn(1, 1, 128, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    v,z,t = spectrum(x, n),nn.functional.pad(x[0, 0], (n//4, n//4)),torch.arange(n).double()
+    w = (.5-.5*torch.cos(2*torch.pi*t/n)).sqrt()
+    for k in (1, 2, 7, n//2-1):
+        for m in range(8):
+            want = 2/n**.5*(-1)**(k*m)*(w*z[m*n//2:m*n//2+n]*torch.exp(-2j*torch.pi*k*t/n)).sum()
+            assert abs(torch.complex(v[0, 0, k, m], v[0, 1, k, m])-want) < 1e-10
+
+def test_white_noise_stays_white():
+    v = spectrum(torch.randn(4, 2, 2**15, generator=torch.Generator().manual_seed(0)))[:,:,1:,1:-1]
+    power = v.square().mean((0, 3))                                         # 4 x 126 numbers each, sd about 0.06
+    assert (power-1).abs().max() < .4 and abs(power.mean()-1) < .01
+
+def test_spectrum_of_sizes_that_do_not_fit():
+    for size in (0, 100, 300): pytest.raises(ValueError, spectrum, torch.zeros(1, 1, size), 512).match('whole steps of 256')
+
+def spectral(**kw): return SpectralUNet(2, dict(widths=(16,32), blocks=(1,1), stem=8), dict(widths=(8,16), blocks=(1,1), stem=2) | kw, n=32)
+
+def test_spectral_unet_learns_in_both_halves():
+    net,x,t = awake(spectral()),torch.randn(2, 2, 256),torch.zeros(2)
+    assert net.multiple == 64 and net(x, t).shape == x.shape
+    net(x, t).square().mean().backward()
+    assert {k.split('.')[0] for k,p in net.named_parameters() if p.grad is not None and p.grad.any()} == {'wave', 'picture'}
+
+def test_spectral_unet_treats_rows_alone():
+    net,x,t = awake(spectral()),torch.randn(3, 2, 128),torch.tensor([-.5, 0, .4])
+    with torch.no_grad(): torch.testing.assert_close(net(x, t)[1:2], net(x[1:2], t[1:2]), rtol=1e-4, atol=1e-5)
+
+def test_spectral_unet_in_half_precision():
+    net,x = awake(spectral()),torch.randn(1, 2, 128)
+    with torch.no_grad():
+        full = net(x, torch.zeros(1))
+        with torch.autocast('cpu', torch.bfloat16): cast = net(x, torch.zeros(1))
+        half = net.to(torch.bfloat16)(x.bfloat16(), torch.zeros(1, dtype=torch.bfloat16))
+    for v in (cast, half): assert (v-full).norm() < .1*full.norm()
+
+def test_spectral_unet_refuses_sizes():
+    pytest.raises(ValueError, spectral(), torch.zeros(1, 2, 96), torch.zeros(1)).match('multiple of 64: crop to')
+    pytest.raises(ValueError, spectral, stem=3).match('takes multiples of 6')
+
+def test_adopt():
+    net,part = spectral(),awake(UNet(2, ndim=1, widths=(16,32), blocks=(1,1), stem=8))
+    adopt(net, part); assert same(net.wave, part) and all(p.requires_grad for p in net.parameters())
+    adopt(net, part, hold=True); assert {k.split('.')[0] for k,p in net.named_parameters() if p.requires_grad} == {'picture'}
+    whole = awake(spectral(), 1); adopt(net, whole); assert same(net, whole)
+    pytest.raises(ValueError, adopt, part, net).match('of another form')
+    pytest.raises(ValueError, adopt, net, whole, hold=True).match('leave it out')
 
 @pytest.mark.parametrize('call,words', [
     (lambda: build('toydomain/nano'), 'domain/preset/part'),

@@ -26,7 +26,8 @@ def says(main, argv, capsys):
     return capsys.readouterr().err
 
 @pytest.mark.parametrize('argv,words', [('moon', 'choose one of maps, clevr, music'), ('maps --preset huge', 'tiny, small, paper'), ('clevr --stage critic', 'classifier, base, dde'),
-    ('music --data nowhere', 'no folder at nowhere'), ('maps --stage dde --out nowhere', '--stage base'), ('maps --precision fp8', 'bf16-base')])
+    ('music --data nowhere', 'no folder at nowhere'), ('maps --stage dde --out nowhere', '--stage base'), ('maps --precision fp8', 'bf16-base'),
+    ('maps --form {residual', 'is no JSON object'), ('maps --form 3', 'is no JSON object')])
 def test_mistakes_in_training(argv, words, capsys): assert words in says(train.main, argv, capsys)
 
 @pytest.mark.parametrize('argv,words', [('moon', 'choose one of maps, clevr, music'), ('maps --preset huge', 'tiny, small, paper'), ('maps --methods Magic', 'Concat, MultiDiffusion, DDE'),
@@ -92,6 +93,20 @@ def test_music(tmp_path, monkeypatch, capsys):
     evaluate.main(['music', '--weights', str(tmp_path/'runs'), '--parts', '5', '--samples', '2', '--steps', '1', '--methods', 'MultiDiffusion,RNN', '--results', str(tmp_path/'results'), '--cpu'])
     table = pd.read_csv(tmp_path/'results'/'music'/'tiny'/'4l-n2-seed0.csv', index_col=0)
     assert set(table.index) == {'MultiDiffusion', 'RNN', 'real', 'patchwork'}
+
+
+def test_a_network_grows_from_a_part_of_it(tmp_path, monkeypatch):
+    "The waveform half of the base of music alone; then the whole, in which that half is held."
+    pytest.importorskip('torchaudio')
+    from dde_kit import music
+    monkeypatch.setitem(music.PRESETS, 'tiny', replace(music.tiny, pieces=4))
+    line = ['music', '--stage', 'base', *QUICK]
+    train.main(line + ['--out', str(tmp_path/'half'), '--form', '{"picture": null}', '--noise', '-1.5', '1.4'])
+    train.main(line + ['--out', str(tmp_path/'whole'), '--start', str(tmp_path/'half'), '--hold'])
+    half,whole = (dde.load(tmp_path/k/'base') for k in ('half', 'whole'))
+    assert half.config['overrides'] == {'picture': None} and half.config['trained']['noise'] == [-1.5, 1.4] and whole.config['trained']['hold'] is True
+    have = whole.net.wave.state_dict()
+    assert all(torch.equal(v, have[k]) for k,v in half.net.state_dict().items())
 
 
 def test_options_of_reading(tmp_path, capsys):
