@@ -79,7 +79,7 @@ tiny = Preset(
     fit = dict(noise=(-.7,1.2), steps=2300, batch=16, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
     rnn_fit = dict(noise=(-.7,1.2), steps=900, batch=16, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
     rnn_overlap_fit = dict(noise=(-.7,1.2), steps=500, batch=16, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
-    sampler = dict(steps=12, sigma_min=.06, sigma_max=10.), pieces=6000, sigma_skip=.05, samples=64)
+    sampler = dict(steps=8, sigma_min=.03, sigma_max=10.), pieces=6000, sigma_skip=.05, samples=64)
 
 small = replace(tiny, # for one GPU
     base = dict(wave=dict(widths=(160,192,256,384), blocks=(2,2,2,2), stem=16, reach=(31,15)), picture=dict(widths=(48,96,192), blocks=(1,2,2), stem=2), n=1024),

@@ -243,6 +243,9 @@ class Run:
         return f'The last good checkpoint is {self.path}, after step {read_whole(self.path)[1]["step"]}.'
 
 # %% ../nbs/06_training.ipynb #c057
+if int(os.environ.get('WORLD_SIZE', 1)) > 1 and not torch.accelerator.is_available():
+    os.environ.setdefault('ACCELERATE_USE_CPU', 'true') # else each of the processes would do all of the work
+
 def team(): # number of this process, from 0; number of processes
     "Who am I, and how many are we?"
     if int(os.environ.get('WORLD_SIZE', 1)) == 1: return 0,1 # no launcher

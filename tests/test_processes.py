@@ -91,6 +91,13 @@ def both(tmp_path_factory):
         got.append(read_whole(out/'got.safetensors') + (out,))
     return got
 
+@pytest.mark.skipif(torch.accelerator.is_available(), reason='processes share an accelerator')
+def test_processes_find_each_other_without_being_told_of_the_cpu(tmp_path):
+    (tmp_path/'script.py').write_text('from dde_kit.training import team\nprint(team())\n')
+    env = {k: v for k,v in os.environ.items() if k != 'ACCELERATE_USE_CPU'} | dict(OMP_NUM_THREADS='1')
+    r = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', tmp_path/'script.py'], capture_output=True, text=True, env=env, timeout=300)
+    assert '(0, 2)' in r.stdout and '(1, 2)' in r.stdout, r.stdout + r.stderr
+
 def test_two_processes_are_one(both):
     (a, facts, _),(b, facts2, _) = both
     assert (facts['team'], facts2['team']) == (1, 2)
