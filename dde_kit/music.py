@@ -455,7 +455,8 @@ def build(
     if part not in ('base', 'coordinator', 'rnn', 'rnn_overlap'): raise ValueError(f"the music domain has no part {part!r}: choose 'base', 'coordinator', 'rnn' or 'rnn_overlap'")
     c,kw = len(STEMS),getattr(p, part) | overrides
     package = kw.pop('package', None)
-    if part == 'base': return AudioUNet(c, c, **kw) if package else SpectralUNet(c, **kw) if kw['picture'] else UNet(c, ndim=1, **kw['wave'])
+    if part == 'base' and not package and not kw['picture']: kw = {k: v for k,v in kw.items() if k not in ('wave', 'picture', 'n')} | kw['wave']; return UNet(c, ndim=1, **kw) # the half that works on the waveform
+    if part == 'base': return AudioUNet(c, c, **kw) if package else SpectralUNet(c, **kw)
     if part == 'coordinator': return ViTCoordinator(c, ndim=1, **kw)
     if not package: return small_rnn(c, HIDDEN, **kw)
     blend,residual = kw.pop('blend', False),kw.pop('residual', False)

@@ -529,6 +529,7 @@ def fit_and_save(
     from dde_kit.denoising import LogNormal
     from dde_kit.training import fit, team, together
     out,settings,began = Path(out),dict(settings),perf_counter()
+    if hold and not start: raise ValueError('hold=True leaves trained weights as they are, and there are none: name them with start=.')
     if start: adopt(_network_of(D)[0], _network_of(load(start))[0], hold); facts |= dict(start=str(start), hold=hold)
     if 'noise' in settings: settings['noise'] = LogNormal(*settings['noise'])
     log = fit(D, batches, seed=seed, out=out.with_name(f'{out.name}-training'), held=held, progress=progress, **settings)

@@ -213,6 +213,12 @@ def test_trains_and_resumes(tmp_path, part):
     assert set(trained(tmp_path/'m')) >= {'base'}
 
 
+def test_the_waveform_half_alone_can_be_changed_too():
+    half = dde.build('music/tiny/base', device='meta', picture=None, wave=dict(widths=(16, 32), blocks=(1, 1)), n=256)
+    assert type(half).__name__ == 'UNet' and half.ndim == 1 and half.attend.qkv.in_channels == 32
+    with pytest.raises(TypeError, match='colour'): dde.build('music/tiny/base', picture=None, colour='red')
+
+
 def test_generate_does_not_depend_on_the_batch():
     torch.manual_seed(0)
     D = dde.EDMDenoiser(dde.build('music/tiny/base', wave=dict(widths=(16, 32), blocks=(1, 1)), picture=dict(widths=(8, 16), blocks=(1, 1), stem=2)), .15); D.sampler = TINY.sampler | dict(steps=2)

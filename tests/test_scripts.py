@@ -27,7 +27,7 @@ def says(main, argv, capsys):
 
 @pytest.mark.parametrize('argv,words', [('moon', 'choose one of maps, clevr, music'), ('maps --preset huge', 'tiny, small, paper'), ('clevr --stage critic', 'classifier, base, dde'),
     ('music --data nowhere', 'no folder at nowhere'), ('maps --stage dde --out nowhere', '--stage base'), ('maps --precision fp8', 'bf16-base'),
-    ('maps --form {residual', 'is no JSON object'), ('maps --form 3', 'is no JSON object')])
+    ('maps --form {residual', 'is no JSON object'), ('maps --form 3', 'is no JSON object'), ('maps --hold --images 1 --steps 1', 'name them with start')])
 def test_mistakes_in_training(argv, words, capsys): assert words in says(train.main, argv, capsys)
 
 @pytest.mark.parametrize('argv,words', [('moon', 'choose one of maps, clevr, music'), ('maps --preset huge', 'tiny, small, paper'), ('maps --methods Magic', 'Concat, MultiDiffusion, DDE'),
