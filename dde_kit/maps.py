@@ -279,7 +279,7 @@ class Preset:
 # %% ../nbs/30_maps.ipynb #c037
 tiny = Preset(
     base = dict(widths=(64,128,192), blocks=(1,1,1), stem=4),
-    coordinator = dict(patch=16, hidden=192, depth=4, heads=3, mlp_ratio=3, residual=True, noisy=True, time_scale=4., trim=True),
+    coordinator = dict(patch=16, hidden=192, depth=2, heads=3, mlp_ratio=3, residual=True, noisy=True, time_scale=4., trim=True),
     base_fit = dict(noise=(-.3,1.7), steps=3800, batch=64, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
     fit = dict(noise=(.9,1.2), steps=2900, batch=32, lr=1e-3, schedule='cosine', warmup=100, clip=1., pools=((8,.5),(32,.5))),
     sampler = dict(solver='euler', steps=32, sigma_min=.01, sigma_max=80., S_churn=13., S_min=.05, S_max=50.),

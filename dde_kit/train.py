@@ -39,7 +39,7 @@ def music_things(m, p, data, progress, **reading):
 RECIPES = dict(
     maps = Recipe(dict(base='base', dde='coordinator'), maps_things, 'images'),
     clevr = Recipe(dict(classifier='classifier', base='base', dde='coordinator'), clevr_things, 'images'),
-    music = Recipe(dict(base='base', dde='coordinator', rnn='rnn', rnn_overlap='rnn_overlap'), music_things, 'pieces', ('resample', 'missing')))
+    music = Recipe(dict(base='base', dde='coordinator', spectral='spectral', rnn='rnn', rnn_overlap='rnn_overlap'), music_things, 'pieces', ('resample', 'missing')))
 
 # %% ../nbs/51_train.ipynb #c008
 def domain_of(
@@ -88,7 +88,7 @@ def train(
     if stage not in ('all', *recipe.stages): raise ValueError(f'the domain {domain} has no stage {stage!r}: choose all, or one of {", ".join(recipe.stages)}')
     if images: p = replace(p, **{recipe.count: images})
     reading = readable(domain, recipe, reading)
-    todo = [j for j in jobs(recipe, out or place(domain, preset, data, train=True)) if stage in ('all', j[0])]
+    todo = [j for j in jobs(recipe, out or place(domain, preset, data, train=True)) if stage == j[0] or stage == 'all' and getattr(p, j[1], j) is not None]
     there,mine = lambda at: (Path(at)/'config.json').exists(),()
     if team()[0] > 0: say,progress = lambda text: None,False
     for name,part,at,kw in todo:

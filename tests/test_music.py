@@ -176,6 +176,25 @@ def test_plain_mean_has_half_the_weights():
 
 def test_unknown_part():
     with pytest.raises(ValueError, match="'rnn_overlap'"): dde.build('music/tiny/critic')
+    with pytest.raises(ValueError, match='not in the paper'): dde.build('music/paper/spectral')
+
+
+def test_spectral_hears_the_noise_of_its_base(tmp_path):
+    "A base with another standard deviation of the data: the coordinator is built for it, and found again."
+    tracks = Tracks(drawn(2, TINY.length(5), 4000, 0))
+    few = dict(batch=2, warmup=1, steps=1, progress=False)
+    base = train_part('base', 'tiny', tracks, tmp_path/'base', sigma_data=.3, **few)
+    D = dde.load(train_part('spectral', 'tiny', tracks, tmp_path/'spectral', base=base, **few))
+    assert D.C.sigma_data == D.sigma_data == .3
+
+
+def test_spectral_shipped_is_of_one_mind():
+    "What is shipped says the same of a track whatever is in its batch, and its guidance is kept with it."
+    D = dde.load('music-tiny/spectral')
+    assert dict(w=D.w, above=D.above) == TINY.guidance
+    x = torch.randn(2, 4, TINY.length(3), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(): both,one = D(x, torch.full((2,), 2.)),D(x[1:], torch.full((1,), 2.))
+    assert torch.allclose(both[1:], one, atol=1e-4)
 
 
 @pytest.mark.parametrize('preset', list(PRESETS))
@@ -199,7 +218,7 @@ def test_paper_cell_runs():
     assert y.shape == (2, 2, 4, 2048) and y.isfinite().all()
 
 
-@pytest.mark.parametrize('part', ['base', 'coordinator', 'rnn', 'rnn_overlap'])
+@pytest.mark.parametrize('part', ['base', 'coordinator', 'spectral', 'rnn', 'rnn_overlap'])
 def test_trains_and_resumes(tmp_path, part):
     "A few steps of every part of `tiny`; the composite loads with its base and answers for a length it never saw."
     tracks = Tracks(drawn(4, TINY.length(5), 4000, 0))
@@ -208,6 +227,7 @@ def test_trains_and_resumes(tmp_path, part):
     out = base if part == 'base' else train_part(part, 'tiny', tracks, tmp_path/'m'/part, base=base, steps=2, held=tracks, held_batches=1, **few)
     D = dde.load(out)
     assert D.sampler == TINY.sampler and D.sigma_data == TINY.sigma_data and (tmp_path/'m'/f'{part}-training'/'log.csv').is_file()
+    assert dict(w=getattr(D, 'w', 0), above=getattr(D, 'above', 0)) == (TINY.guidance if part == 'spectral' else dict(w=0, above=0))
     x = torch.randn(1, 4, TINY.patch if part == 'base' else 2*TINY.patch+TINY.patch//2)
     with torch.no_grad(): assert D(x, torch.ones(1)).shape == x.shape
     assert set(trained(tmp_path/'m')) >= {'base'}
