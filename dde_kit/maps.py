@@ -402,7 +402,7 @@ def train_eye(
     return net
 
 # %% ../nbs/30_maps.ipynb #c053
-FORMS = {'': {}, 'paper': dict(residual=False, patch=8)} # name: changes of `tiny`'s coordinator
+FORMS = {'': {}, 'paper': dict(residual=False, patch=8, depth=4)} # name: changes of `tiny`'s coordinator
 
 # %% ../nbs/30_maps.ipynb #c058
 METHODS = dict(

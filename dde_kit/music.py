@@ -85,7 +85,7 @@ tiny = Preset(
     rnn_overlap_fit = dict(noise=(-.7,1.2), steps=500, batch=16, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
     sampler = dict(steps=8, sigma_min=.03, sigma_max=10.), pieces=6000, sigma_skip=.05, samples=64,
     spectral = dict(trunk=dict(widths=(64,96,128), blocks=(1,1,1), stem=4, fine=48, reach=(9,1)), picture=dict(widths=(64,96), blocks=(1,1), stem=4, fine=24)),
-    spectral_fit = dict(noise=(.7,1.), steps=2000, batch=8, lr=2e-3, schedule='cosine', warmup=50, clip=1.), guidance=dict(w=2., above=.8))
+    spectral_fit = dict(noise=(.5,1.2), steps=3000, batch=8, lr=2e-3, schedule='cosine', warmup=50, clip=1.), guidance=dict(w=1., above=.8))
 
 small = replace(tiny, # for one GPU
     base = dict(wave=dict(widths=(160,192,256,384), blocks=(2,2,2,2), stem=16, reach=(31,15)), picture=dict(widths=(48,96,192), blocks=(1,2,2), stem=2), n=1024),
