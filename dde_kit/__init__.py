@@ -13,6 +13,7 @@ _names = dict(
     baselines='Concat MultiDiffusion RRR',
     coordinator='DDE ViTCoordinator',
     rnn='RNNCoordinator',
+    spectral='SpectralCoordinator',
     training='fit',
     metrics='frechet_distance',
     networks='build load save shipped',

@@ -510,7 +510,7 @@ def train_part(
 # %% ../nbs/10_music.ipynb #c043
 def trained(
     folder, # a folder, or the beginning of shipped names, e.g. 'music-tiny'
-)->dict: # 'base', 'dde', 'rnn', 'rnn_overlap': those that exist
+)->dict: # name in `PARTS` -> model, of those that exist
     "The trained models of a preset that are there."
     there = [k for k in PARTS if any((f/k/'config.json').exists() for f in (WEIGHTS/folder, Path(folder)))]
     return {k: load(f'{folder}/{k}') for k in there}
