@@ -472,10 +472,11 @@ def test_works_without_torchaudio_and_says_so():
 # --- the notebook
 
 def toy_models(folder):
-    "All four parts, narrow and hardly trained, that sample in two steps."
+    "All parts, narrow and hardly trained, that sample in two steps."
     tracks = Tracks(drawn(4, TINY.length(5), 4000, 0))
     for name,part in music.PARTS.items():
-        form = dict(hidden=48, depth=1, heads=1) if part == 'coordinator' else dict(wave=dict(widths=(16, 32), blocks=(1, 1))) if part == 'base' else dict(widths=(16, 32), blocks=(1, 1))
+        low = dict(widths=(16,), blocks=(1,), stem=4, fine=8)
+        form = dict(coordinator=dict(hidden=48, depth=1, heads=1), base=dict(wave=dict(widths=(16, 32), blocks=(1, 1))), spectral=dict(trunk=low, picture=low)).get(part, dict(widths=(16, 32), blocks=(1, 1)))
         out = train_part(part, 'tiny', tracks, folder/name, base=None if part == 'base' else folder/'base', form=form, steps=1, batch=1, warmup=1, progress=False)
         config = json.loads((out/'config.json').read_text()); config['sampler']['steps'] = 2
         (out/'config.json').write_text(json.dumps(config))
@@ -493,4 +494,4 @@ def test_papermill_all_methods(tmp_path):
         t = pd.read_csv(out/f'{name}-n2-seed1.csv', index_col=0)
         assert list(t.index) == [*music.METHODS, 'real', 'patchwork'] and (t['FAD lo'] <= t['FAD']).all() and t.loc['real', 'tempo'] > t.loc['Concat', 'tempo']
     x,rate = sf.read(out/'sound'/'DDE-4.75l.wav'); assert rate == 4000 and len(x) == TINY.length(6)
-    assert len(list((out/'sound').glob('*.wav'))) == 9 and json.loads((out/'4l-n2-seed1.json').read_text())['extractor'] == 'kit-small-audio'
+    assert len(list((out/'sound').glob('*.wav'))) == 10 and json.loads((out/'4l-n2-seed1.json').read_text())['extractor'] == 'kit-small-audio'
