@@ -6,7 +6,7 @@
 __all__ = ['SpectralCoordinator']
 
 # %% ../nbs/09_spectral.ipynb #s002
-import torch, torch.nn.functional as nnf
+import math, torch, torch.nn.functional as nnf
 from torch import nn, Tensor
 from .decomposition import Layout
 from .networks import UNet, row_features, spectrum, waveform

@@ -177,6 +177,7 @@ def test_plain_mean_has_half_the_weights():
 def test_unknown_part():
     with pytest.raises(ValueError, match="'rnn_overlap'"): dde.build('music/tiny/critic')
     with pytest.raises(ValueError, match='not in the paper'): dde.build('music/paper/spectral')
+    with pytest.raises(ValueError, match='take a multiple of 16'): dde.build('music/tiny/spectral', rows=100)
 
 
 def test_spectral_hears_the_noise_of_its_base(tmp_path):
