@@ -154,19 +154,27 @@ def sample(
 
 # %% ../nbs/01_sampling.ipynb #c071
 class Guided(Wrapped):
-    "Classifier-free guidance: away from what the model would do without the condition (eq. 6)."
+    "Guidance: away from what the model would do without the condition (eq. 6), or from what a weaker model does (autoguidance, arXiv:2406.02507)."
     def __init__(self,
-        D, # denoiser that also works without a condition
-        w:float, # weight; 0: plain conditional
+        D, # denoiser; without `weak` it has to work without a condition too
+        w:float, # weight; 0: plain `D`
         null=None, # what stands for "no condition": `None`, a number to fill `y` with, or a function of `y`
+        weak=None, # a poorer denoiser of the same data, which gets `y` as it is; `None`: `D` without the condition
+        above:float=0., # noise level above which there is guidance, data units
+        below:float=math.inf, # and up to which
     ):
         super().__init__(D)
-        self.w,self.null = w,null
+        if weak is not None and null is not None: raise ValueError(f'{null=} takes the condition away from `D`, and a weaker model is given the condition: use one of the two.')
+        if not 0 <= above < below: raise ValueError(f'guidance acts where above < sigma <= below, got {above=} and {below=}: take 0 <= above < below.')
+        self.w,self.null,self.weak,self.above,self.below = w,null,weak,above,below
 
     def forward(self, x, sigma, y=None):
-        if y is None or self.w == 0: return self.D(x, sigma, y)
-        if self.null is None: cond,free = self.D(x, sigma, y),self.D(x, sigma, None)
+        w,everywhere = self.w,self.above == 0 and self.below == math.inf
+        if not everywhere: w = (w*((sigma > self.above) & (sigma <= self.below))).to(x.dtype).reshape(-1, *[1]*(x.ndim-1))
+        if (y is None and self.weak is None) or not (w if everywhere else w.any()): return self.D(x, sigma, y)
+        if self.weak is not None: cond,free = self.D(x, sigma, y),self.weak(x, sigma, y)
+        elif self.null is None: cond,free = self.D(x, sigma, y),self.D(x, sigma, None)
         else:
             none = self.null(y) if callable(self.null) else torch.full_like(y, self.null)
             cond,free = self.D(torch.cat([x, x]), torch.cat([sigma, sigma]), torch.cat([y, none])).chunk(2)
-        return (1+self.w)*cond - self.w*free
+        return (1+w)*cond - w*free

@@ -233,6 +233,24 @@ def test_guidance_takes_class_numbers():
     def D(x, sigma, y): return y.reshape(-1, 1, 1)*torch.ones_like(x)
     assert (Guided(D, 1., null=10)(torch.zeros(2, 1, 3), torch.ones(2), torch.tensor([3, 4]))[:,0,0] == torch.tensor([-4., -2.])).all()
 
+@pytest.mark.parametrize('w', [-1, 0, 0.5, 3])
+def test_a_weaker_bell_guides_to_the_geometric_extrapolation(w):
+    def belief(s): return EDMDenoiser(lambda x, c_noise, y: 0*x, sigma_data=s)
+    x = torch.randn(2, 1, 5, dtype=torch.float64)
+    torch.testing.assert_close(sample(Guided(belief(0.6), w, weak=belief(0.8)), x.shape, x=x, steps=200), x*0.6*(0.6/0.8)**w, rtol=0.01, atol=0)
+
+def test_a_weaker_model_gets_the_condition_and_is_asked_in_its_window_only():
+    seen,y = [],torch.ones(2, 1)
+    def D(x, sigma, y=None): return 2*torch.ones_like(x)
+    def weak(x, sigma, y=None): seen.append(y); return torch.ones_like(x)
+    G,x = Guided(Clamp(D, hi=9), 3., weak=weak, above=0.5, below=2.),torch.zeros(2, 1, 4)
+    assert (G(x, torch.tensor([0.5, 2.]), y)[:,0,0] == torch.tensor([2., 5.])).all() and seen == [y]; seen.clear()
+    assert (G(x, torch.tensor([0.4, 2.1]), y) == 2).all() and not seen
+    assert G(x.bfloat16(), torch.ones(2)).dtype == torch.bfloat16 and seen == [None]
+    with pytest.raises(ValueError, match='use one of the two'): Guided(D, 1., math.nan, weak=weak)
+    for window in ((-1., 2.), (2., 2.), (3., 1.)):
+        with pytest.raises(ValueError, match='above < sigma <= below'): Guided(D, 1., above=window[0], below=window[1])
+
 # A hidden offset and how high to begin
 
 @pytest.mark.parametrize('n,top', [(16, 20.), (64, 20.), (64, 80.)])
