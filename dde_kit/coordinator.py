@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['tokens', 'untokens', 'mesh', 'part_positions', 'map_positions', 'Time', 'linear', 'mlp', 'modulate', 'Block',
-           'ViTCoordinator', 'DDE']
+           'spread', 'ViTCoordinator', 'DDE', 'Chain']
 
 # %% ../nbs/05_coordinator.ipynb #c003
 import math, torch, torch.nn.functional as nnf
@@ -18,9 +18,14 @@ from .decomposition import Layout, per_axis
 def tokens(
     x:Tensor, # (b, L, c, *size) parts
     p:tuple, # sides of a token, one per axis
-)->Tensor: # (b, L*T, c*prod(p)) the T tokens of part 1, those of part 2, ...
+    reach:int=0, # positions that a token reads beyond its own, half of them on each side; outside the part there are zeros
+)->Tensor: # (b, L*T, c*prod(p+reach)) the T tokens of part 1, those of part 2, ...
     "Cut every part into tokens (patchify)."
     n = len(p)
+    if reach:
+        x = nnf.pad(x, (reach//2,)*2*n)
+        for d in range(n): x = x.unfold(3+d, p[d]+reach, p[d])                # (b, L, c, t1, t2, p1, p2)
+        return x.permute(0, 1, *range(3, 3+n), 2, *range(3+n, 3+2*n)).flatten(2+n).flatten(1, 1+n)
     for d in reversed(range(n)): x = x.unflatten(3+d, (-1, p[d]))            # (b, L, c, t1, p1, t2, p2)
     return x.permute(0, 1, *range(3, 3+2*n, 2), 2, *range(4, 4+2*n, 2)).flatten(2+n).flatten(1, 1+n)
 
@@ -118,12 +123,12 @@ class Block(nn.Module):
         self.mod = linear(width, (9 if self.two else 6)*width, zero=True)
         if self.two: self.mlp_y = mlp(width, mlp_ratio).requires_grad_(not last)
 
-    def attend(self, x, cos, sin, n):
-        "Every token looks at all tokens; in the last block only the first `n` look."
+    def attend(self, x, cos, sin, n, near=None):
+        "Every token looks at all tokens, or at those that are near; in the last block only the first `n` look."
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)          # (b, heads, tokens, d) each
         (q,k),v = apply_rope(qkv[:2], cos, sin),qkv[2]
-        if self.last: q = q[:,:,:n]
-        return self.proj(nnf.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        if self.last: q,near = q[:,:,:n],near if near is None else near[:n]
+        return self.proj(nnf.scaled_dot_product_attention(q, k, v, attn_mask=near).transpose(1, 2).flatten(2))
 
     def forward(self,
         x:Tensor, # (b, n+m, width) n tokens of parts, then m of the condition
@@ -131,15 +136,29 @@ class Block(nn.Module):
         cos:Tensor, # (n+m, d/2) from `rope_table`
         sin:Tensor, # (n+m, d/2)
         n:int, # number of tokens of parts
+        near:Tensor|None=None, # (n+m, n+m) who may look at whom; `None`: everybody at everybody
     )->Tensor: # (b, n+m, width); in the last block (b, n, width)
         shift1,scale1,gate1,shift2,scale2,gate2,*dials_y = self.mod(e)[:,None].chunk(9 if self.two else 6, -1)
-        a = self.attend(modulate(self.norm(x), shift1, scale1), cos, sin, n)
+        a = self.attend(modulate(self.norm(x), shift1, scale1), cos, sin, n, near)
         x = torch.addcmul(x[:,:a.shape[1]], gate1, a)
         x,y = x[:,:n],x[:,n:]
         x = torch.addcmul(x, gate2, self.mlp(modulate(self.norm(x), shift2, scale2)))
         if not y.shape[1]: return x
         shift3,scale3,gate3 = dials_y
         return torch.cat([x, torch.addcmul(y, gate3, self.mlp_y(modulate(self.norm(y), shift3, scale3)))], 1)
+
+# %% ../nbs/05_coordinator.ipynb #reach-2
+def spread(
+    ndim:int, # axes of the canvas: 1 or 2
+    c_in:int, # features of a token
+    c_out:int, # channels out
+    p:tuple, # sides of a token
+    reach:int, # positions that it writes beyond its own, half of them on each side
+)->nn.Module:
+    "The last layer: a linear one per token whose outputs overlap, and add up. All zeros at the start."
+    layer = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d}[ndim](c_in, c_out, tuple(k+reach for k in p), p, reach//2)
+    nn.init.zeros_(layer.weight); nn.init.zeros_(layer.bias)
+    return layer
 
 # %% ../nbs/05_coordinator.ipynb #c061
 class ViTCoordinator(nn.Module):
@@ -163,6 +182,8 @@ class ViTCoordinator(nn.Module):
         positions:str='canvas', # 'canvas', or 'concat': the numbering of the authors' code
         trim:bool=False, # leave out the weights of the last block that nobody reads
         time_scale:float=1., # factor on c_noise
+        horizon:float|None=None, # tokens that are farther apart, along any axis and in token widths, do not look at each other; `None`: all look at all
+        reach:tuple=(0,0), # positions that a token reads, and writes, beyond its own, half of them on each side
         theta:float=10000., # of the rotary positions
     ):
         super().__init__()
@@ -178,27 +199,31 @@ class ViTCoordinator(nn.Module):
         if weigh and not residual: raise ValueError('weigh=True says how much the parts count that a residual coordinator lets through: use it with residual=True.')
         self.channels,self.ndim,self.cond,self.cond_channels,self.residual,self.weigh,self.noisy = channels,ndim,cond,cond_channels,residual,weigh,noisy
         self.p,self.q = per_axis('patch', patch, ndim),per_axis('cond_patch', patch if cond_patch is None else cond_patch, ndim)
-        self.numbering,self.theta,self.d,self.tables = positions,theta,hidden//heads,{}
+        self.numbering,self.theta,self.d,self.horizon,self.tables = positions,theta,hidden//heads,horizon,{}
         two = cond=='tokens'
-        self.embed = linear((channels*(1+noisy) + (0 if two else cond_channels))*math.prod(self.p), hidden)
+        if any(r % 2 for r in reach): raise ValueError(f'{reach=}: half of it lies on each side of a token, so both have to be even.')
+        self.reach = tuple(reach)
+        self.embed = linear((channels*(1+noisy) + (0 if two else cond_channels))*math.prod(k+reach[0] for k in self.p), hidden)
         if two: self.embed_y = linear(cond_channels*math.prod(self.q), hidden)
         self.time = Time(hidden, scale=time_scale)
         self.blocks = nn.ModuleList([Block(hidden, heads, mlp_ratio, two, i==depth-1, trim) for i in range(depth)])
         self.norm = nn.LayerNorm(hidden, elementwise_affine=False, eps=1e-6)
         self.mod = linear(hidden, 2*hidden, zero=True)
-        self.out = linear(hidden, (out_channels+weigh)*math.prod(self.p), zero=True)
+        self.out = spread(ndim, hidden, out_channels+weigh, self.p, reach[1]) if reach[1] else linear(hidden, (out_channels+weigh)*math.prod(self.p), zero=True)
 
     @torch.inference_mode(False)
     @torch.no_grad()
     def angles(self, F, with_map, device):
-        "Cosines and sines for all tokens of a layout: computed once, kept where the data are."
-        key = F,with_map,str(device)
+        "Cosines and sines for all tokens of a layout, and who is near whom if not all are: computed once, kept where the data are."
+        key = F,with_map,str(device),self.horizon
         if key not in self.tables:
             if len(F.patch) != self.ndim or any(s % k for s,k in zip(F.patch, self.p)): raise ValueError(f'parts of size {F.patch} '
                 f'cannot be cut into tokens of {self.p}: choose parts whose sides are multiples of those of a token, or another token.')
             at = part_positions(F, self.p, self.numbering)
             if with_map: at = torch.cat([at, map_positions(F.size, self.q, self.p)])
-            self.tables[key] = [t.to(device) for t in rope_table(at, self.d, self.theta)]
+            far = self.horizon is not None and (at.amax(0)-at.amin(0)).max() > self.horizon
+            near = (torch.cdist(at, at, p=math.inf) <= self.horizon).to(device) if far else None
+            self.tables[key] = *[t.to(device) for t in rope_table(at, self.d, self.theta)],near
         return self.tables[key]
 
     def condition(self, y, F):
@@ -215,6 +240,12 @@ class ViTCoordinator(nn.Module):
         rest = [v for n,k in reversed([*zip(y.shape[2:], self.q)]) for v in (0, -n % k)]
         return self.embed_y(tokens((nnf.pad(y, rest, mode='replicate') if any(rest) else y)[:,None], self.q))
 
+    def write(self, x, F):
+        "(b, L*T, hidden) -> (b, L, c_out, *patch)"
+        if not self.reach[1]: return untokens(self.out(x), self.p, F.L, F.patch)
+        grid = [s//k for s,k in zip(F.patch, self.p)]
+        return self.out(x.reshape(-1, *grid, x.shape[-1]).movedim(-1, 1)).unflatten(0, (-1, F.L))
+
     def forward(self,
         parts:Tensor, # (b, L, c, *patch) what the base model says of each part, normalised
         sigma:Tensor, # (b,) noise level, data units
@@ -228,14 +259,14 @@ class ViTCoordinator(nn.Module):
         y,x = self.condition(y, F),parts.to(self.embed.weight.dtype)
         if self.cond=='channels':
             x,y = torch.cat([x, x.new_zeros(*x.shape[:2], self.cond_channels, *F.patch) if y is None else y.to(x)], 2),None
-        cos,sin = self.angles(F, y is not None, x.device)
-        x = self.embed(tokens(x, self.p))
+        cos,sin,near = self.angles(F, y is not None, x.device)
+        x = self.embed(tokens(x, self.p, self.reach[0]))
         n = x.shape[1]
         if y is not None: x = torch.cat([x, self.embed_map(y.to(x))], 1)
         e = nnf.silu(self.time(sigma))
-        for block in self.blocks: x = block(x, e, cos, sin, n)
-        x = self.out(modulate(self.norm(x), *self.mod(e)[:,None].chunk(2, -1)))
-        x,parts = untokens(x, self.p, F.L, F.patch).to(parts.dtype),parts[:,:,:self.channels]
+        for block in self.blocks: x = block(x, e, cos, sin, n, near)
+        x = modulate(self.norm(x), *self.mod(e)[:,None].chunk(2, -1))
+        x,parts = self.write(x, F).to(parts.dtype),parts[:,:,:self.channels]
         if not self.residual: return x
         if not self.weigh: return parts + x
         x,w = x[:,:,:-1],x[:,:,-1:].exp()
@@ -289,3 +320,19 @@ class DDE(Wrapped):
         if self.w: agreed = agreed + self.w*(agreed-f)*(sigma > self.above).reshape(-1, *[1]*x.ndim)
         merged = layout.merge(agreed).to(x.dtype)
         return merged if self.space=='x0' else c_skip*x + c_out*merged
+
+# %% ../nbs/05_coordinator.ipynb #chain-2
+class Chain(nn.Module):
+    "Coordinators in turn: each gets what the one before it has agreed on."
+    noisy = True
+    def __init__(self, *coordinators): super().__init__(); self.coordinators = nn.ModuleList(coordinators)
+
+    def forward(self,
+        parts:Tensor, # (b, L, 2*c, *patch) what the base model says of each part, normalised; then the noisy parts
+        sigma:Tensor, # (b,) noise level, data units
+        y, # condition, for all of them
+        F:Layout, # where the parts lie
+    )->Tensor: # (b, L, c, *patch)
+        f,x = parts.chunk(2, 2)
+        for C in self.coordinators: f = C(torch.cat([f, x], 2) if getattr(C, 'noisy', False) else f, sigma, y, F)
+        return f

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['conv', 'squeeze', 'unsqueeze', 'Fourier', 'ResBlock', 'SelfAttention', 'UNet', 'spectrum', 'waveform', 'row_features',
-           'SpectralUNet', 'build', 'shipped', 'save', 'load', 'adopt', 'fit_and_save', 'home', 'variant', 'place']
+           'SpectralUNet', 'DiT', 'build', 'shipped', 'save', 'load', 'adopt', 'fit_and_save', 'home', 'variant',
+           'place']
 
 # %% ../nbs/08_networks.ipynb #c003
 import hashlib, importlib, json, math, os, shutil
@@ -259,6 +260,29 @@ class SpectralUNet(nn.Module):
         seen,proposed = spectrum(torch.cat([x, h]), self.n).chunk(2)
         add,mask = self.picture(seen, c_noise, torch.cat([self.pitch.to(seen).expand(len(x), -1, -1, seen.shape[-1]), proposed], 1)).split((2*c, c), 1)
         return h+waveform(add+mask.repeat(1, 2, 1, 1)*seen)
+
+# %% ../nbs/08_networks.ipynb #alone-1
+class DiT(nn.Module):
+    "A transformer over the tokens of one object: `ViTCoordinator` on a canvas of a single part."
+    def __init__(self,
+        channels:int, # channels of the noisy object and of the output
+        patch:int, # side of a token
+        ndim:int=2, # number of axes: 1 or 2
+        **kwargs # of `ViTCoordinator`: hidden, depth, heads, mlp_ratio, reach, time_scale
+    ):
+        super().__init__()
+        from dde_kit.coordinator import ViTCoordinator
+        self.channels,self.ndim,self.cond_channels,self.multiple,self.vit = channels,ndim,0,patch,ViTCoordinator(channels, patch, ndim=ndim, **kwargs)
+
+    def forward(self,
+        x:Tensor, # (b, channels, *size) noisy object, about unit variance; sides are multiples of `patch`
+        c_noise:Tensor, # (b,) ln(sigma)/4
+        y=None, # not looked at
+    )->Tensor: # (b, channels, *size)
+        from dde_kit.decomposition import Tiling
+        _check_input(self, x, c_noise, y)
+        size = tuple(x.shape[2:])
+        return self.vit(x[:,None], (4*c_noise).exp(), None, Tiling(size).layout(size))[:,0]
 
 # %% ../nbs/08_networks.ipynb #c080
 WEIGHTS = Path(dde_kit.__file__).resolve().parent/'weights'

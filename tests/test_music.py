@@ -228,21 +228,21 @@ def test_trains_and_resumes(tmp_path, part):
     out = base if part == 'base' else train_part(part, 'tiny', tracks, tmp_path/'m'/part, base=base, steps=2, held=tracks, held_batches=1, **few)
     D = dde.load(out)
     assert D.sampler == TINY.sampler and D.sigma_data == TINY.sigma_data and (tmp_path/'m'/f'{part}-training'/'log.csv').is_file()
-    assert dict(w=getattr(D, 'w', 0), above=getattr(D, 'above', 0)) == (TINY.guidance if part == 'spectral' else dict(w=0, above=0))
+    assert dict(w=getattr(D, 'w', 0), above=getattr(D, 'above', 0)) == (TINY.guidance if part in ('coordinator', 'spectral') else dict(w=0, above=0))
     x = torch.randn(1, 4, TINY.patch if part == 'base' else 2*TINY.patch+TINY.patch//2)
     with torch.no_grad(): assert D(x, torch.ones(1)).shape == x.shape
     assert set(trained(tmp_path/'m')) >= {'base'}
 
 
-def test_the_waveform_half_alone_can_be_changed_too():
-    half = dde.build('music/tiny/base', device='meta', picture=None, wave=dict(widths=(16, 32), blocks=(1, 1)), n=256)
-    assert type(half).__name__ == 'UNet' and half.ndim == 1 and half.attend.qkv.in_channels == 32
-    with pytest.raises(TypeError, match='colour'): dde.build('music/tiny/base', picture=None, colour='red')
+def test_the_base_is_a_coordinator_alone():
+    net = dde.build('music/tiny/base', device='meta', hidden=48, heads=2, depth=1)
+    assert type(net).__name__ == 'DiT' and net.vit.blocks[0].qkv.in_features == 48 and net.vit.reach == (1024, 128) and not net.vit.residual
+    with pytest.raises(TypeError, match='colour'): dde.build('music/tiny/base', colour='red')
 
 
 def test_generate_does_not_depend_on_the_batch():
     torch.manual_seed(0)
-    D = dde.EDMDenoiser(dde.build('music/tiny/base', wave=dict(widths=(16, 32), blocks=(1, 1)), picture=dict(widths=(8, 16), blocks=(1, 1), stem=2)), .15); D.sampler = TINY.sampler | dict(steps=2)
+    D = dde.EDMDenoiser(dde.build('music/tiny/base', hidden=32, depth=1, heads=2), .15); D.sampler = TINY.sampler | dict(steps=2)
     R = dde.MultiDiffusion(dde.Clamp(D), dde.Tiling(TINY.patch, TINY.stride))
     with torch.no_grad(): a,b = (generate(R, 3, TINY.length(2), seed=1, batch=k) for k in (1, 3))
     assert torch.allclose(a, b, atol=1e-4) and a.abs().max() <= 1
@@ -250,7 +250,7 @@ def test_generate_does_not_depend_on_the_batch():
 
 def test_chunks_change_nothing():
     torch.manual_seed(0)
-    base = dde.EDMDenoiser(dde.build('music/tiny/base', wave=dict(widths=(16, 32), blocks=(1, 1)), picture=dict(widths=(8, 16), blocks=(1, 1), stem=2)), .15)
+    base = dde.EDMDenoiser(dde.build('music/tiny/base', hidden=32, depth=1, heads=2), .15)
     for v in base.parameters(): torch.nn.init.normal_(v, std=.05)
     C,F,x = dde.build('music/tiny/coordinator', depth=1),dde.Tiling(TINY.patch, TINY.stride),torch.randn(2, 4, TINY.length(5))
     with torch.no_grad(): a,b = (dde.DDE(base, F, C, chunk=k)(x, torch.tensor([.1, 2.])) for k in (None, 3))
@@ -413,7 +413,7 @@ def test_windows_of_the_ear():
 
 def test_facts():
     f = facts(3); st = draw_style(np.random.default_rng([0, 3]))
-    assert f.shape == (27,) and f[:12].sum() == 1 and f[12] == pytest.approx(math.log(st['bpm']))
+    assert f.shape == (26,) and f[:12].sum() == 1 and f[12] == pytest.approx(math.log(st['ticks']))
 
 
 def test_shipped_ear_hears():
@@ -477,7 +477,7 @@ def toy_models(folder):
     tracks = Tracks(drawn(4, TINY.length(5), 4000, 0))
     for name,part in music.PARTS.items():
         low = dict(widths=(16,), blocks=(1,), stem=4, fine=8)
-        form = dict(coordinator=dict(hidden=48, depth=1, heads=1), base=dict(wave=dict(widths=(16, 32), blocks=(1, 1))), spectral=dict(trunk=low, picture=low)).get(part, dict(widths=(16, 32), blocks=(1, 1)))
+        form = dict(coordinator=dict(hidden=48, depth=1, heads=1), base=dict(hidden=48, depth=1, heads=1), spectral=dict(trunk=low, picture=low)).get(part, dict(widths=(16, 32), blocks=(1, 1)))
         out = train_part(part, 'tiny', tracks, folder/name, base=None if part == 'base' else folder/'base', form=form, steps=1, batch=1, warmup=1, progress=False)
         config = json.loads((out/'config.json').read_text()); config['sampler']['steps'] = 2
         (out/'config.json').write_text(json.dumps(config))

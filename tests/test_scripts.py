@@ -95,18 +95,17 @@ def test_music(tmp_path, monkeypatch, capsys):
     assert set(table.index) == {'MultiDiffusion', 'RNN', 'real', 'patchwork'}
 
 
-def test_a_network_grows_from_a_part_of_it(tmp_path, monkeypatch):
-    "The waveform half of the base of music alone; then the whole, in which that half is held."
+def test_training_goes_on_from_trained_weights(tmp_path, monkeypatch):
+    "A second run begins where the first one ended, and says so."
     pytest.importorskip('torchaudio')
     from dde_kit import music
     monkeypatch.setitem(music.PRESETS, 'tiny', replace(music.tiny, pieces=4))
-    line = ['music', '--stage', 'base', *QUICK]
-    train.main(line + ['--out', str(tmp_path/'half'), '--form', '{"picture": null}', '--noise', '-1.5', '1.4'])
-    train.main(line + ['--out', str(tmp_path/'whole'), '--start', str(tmp_path/'half'), '--hold'])
-    half,whole = (dde.load(tmp_path/k/'base') for k in ('half', 'whole'))
-    assert half.config['overrides'] == {'picture': None} and half.config['trained']['noise'] == [-1.5, 1.4] and whole.config['trained']['hold'] is True
-    have = whole.net.wave.state_dict()
-    assert all(torch.equal(v, have[k]) for k,v in half.net.state_dict().items())
+    line = ['music', '--stage', 'base', '--form', '{"hidden": 48, "depth": 1, "heads": 2}', *QUICK]
+    train.main(line + ['--out', str(tmp_path/'first'), '--noise', '-1.5', '1.4'])
+    train.main(line + ['--out', str(tmp_path/'second'), '--start', str(tmp_path/'first'), '--lr', '1e-30'])
+    first,second = (dde.load(tmp_path/k/'base') for k in ('first', 'second'))
+    assert first.config['trained']['noise'] == [-1.5, 1.4] and second.config['trained']['start'] == str(tmp_path/'first'/'base')
+    assert all(torch.equal(v, second.net.state_dict()[k]) for k,v in first.net.state_dict().items())
 
 
 def test_options_of_reading(tmp_path, capsys):
