@@ -604,7 +604,7 @@ def pictures(
 ):
     "Mel spectrogram of each method's track, waveform above it."
     import matplotlib.pyplot as plt
-    fig,axes = plt.subplots(2*len(tracks), 1, figsize=(8, 1.2*len(tracks)), dpi=70, height_ratios=[1, 3]*len(tracks), sharex=True, layout='constrained')
+    fig,axes = plt.subplots(2*len(tracks), 1, figsize=(8, 1.2*len(tracks)), dpi=60, height_ratios=[1, 3]*len(tracks), sharex=True, layout='constrained')
     for (k,x),top,ax in zip(tracks.items(), axes[::2], axes[1::2]):
         m = mono(x[i:i+1])[0,:int(seconds*p.sample_rate)]; end = len(m)/p.sample_rate
         step = max(1, len(m)//1500)
