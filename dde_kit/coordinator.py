@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['tokens', 'untokens', 'mesh', 'part_positions', 'map_positions', 'Time', 'linear', 'mlp', 'modulate', 'Block',
-           'spread', 'ViTCoordinator', 'DDE', 'Chain']
+           'Spread', 'ViTCoordinator', 'DDE', 'Chain']
 
 # %% ../nbs/05_coordinator.ipynb #c003
 import math, torch, torch.nn.functional as nnf
@@ -35,9 +35,15 @@ def untokens(
     p:tuple, # sides of a token, one per axis
     L:int, # number of parts
     patch:tuple, # sides of a part
+    reach:int=0, # positions that a token writes beyond its own, half of them on each side; what overlaps adds up, what leaves the part is lost
 )->Tensor: # (b, L, c, *patch)
     "Put the tokens of every part back together (un-patchify, B.3.2)."
     n = len(p)
+    if reach:
+        two = lambda a, v: (*[v]*(2-n), *a)                                  # `fold` is for pictures: sound is one of height 1
+        x = x.reshape(len(x)*L, -1, x.shape[-1]).mT                          # (b*L, c*prod(p+reach), T)
+        x = nnf.fold(x, two(patch, 1), two([k+reach for k in p], 1), padding=two([reach//2]*n, 0), stride=two(p, 1))
+        return x.reshape(-1, L, x.shape[1], *patch)
     x = x.reshape(len(x), L, *[s//k for s,k in zip(patch, p)], -1, *p)       # (b, L, t1, t2, c, p1, p2)
     return x.permute(0, 1, n+2, *[d for i in range(n) for d in (2+i, n+3+i)]).reshape(len(x), L, -1, *patch)
 
@@ -148,17 +154,24 @@ class Block(nn.Module):
         return torch.cat([x, torch.addcmul(y, gate3, self.mlp_y(modulate(self.norm(y), shift3, scale3)))], 1)
 
 # %% ../nbs/05_coordinator.ipynb #reach-2
-def spread(
-    ndim:int, # axes of the canvas: 1 or 2
-    c_in:int, # features of a token
-    c_out:int, # channels out
-    p:tuple, # sides of a token
-    reach:int, # positions that it writes beyond its own, half of them on each side
-)->nn.Module:
-    "The last layer: a linear one per token whose outputs overlap, and add up. All zeros at the start."
-    layer = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d}[ndim](c_in, c_out, tuple(k+reach for k in p), p, reach//2)
-    nn.init.zeros_(layer.weight); nn.init.zeros_(layer.bias)
-    return layer
+class Spread(nn.Module):
+    "The last layer: a linear one per token whose outputs overlap, and add up (a transposed convolution). All zeros at the start."
+    def __init__(self,
+        c_in:int, # features of a token
+        c_out:int, # channels out
+        p:tuple, # sides of a token
+        reach:int, # positions that it writes beyond its own, half of them on each side
+    ):
+        super().__init__()
+        self.p,self.reach = tuple(p),reach
+        self.weight,self.bias = nn.Parameter(torch.zeros(c_in, c_out, *[k+reach for k in p])),nn.Parameter(torch.zeros(c_out))
+
+    def forward(self,
+        x:Tensor, # (b, L*T, c_in) tokens
+        L:int, # number of parts
+        patch:tuple, # sides of a part
+    )->Tensor: # (b, L, c_out, *patch)
+        return untokens(x @ self.weight.flatten(1), self.p, L, patch, self.reach) + self.bias.reshape(-1, *[1]*len(self.p))
 
 # %% ../nbs/05_coordinator.ipynb #c061
 class ViTCoordinator(nn.Module):
@@ -209,7 +222,7 @@ class ViTCoordinator(nn.Module):
         self.blocks = nn.ModuleList([Block(hidden, heads, mlp_ratio, two, i==depth-1, trim) for i in range(depth)])
         self.norm = nn.LayerNorm(hidden, elementwise_affine=False, eps=1e-6)
         self.mod = linear(hidden, 2*hidden, zero=True)
-        self.out = spread(ndim, hidden, out_channels+weigh, self.p, reach[1]) if reach[1] else linear(hidden, (out_channels+weigh)*math.prod(self.p), zero=True)
+        self.out = Spread(hidden, out_channels+weigh, self.p, reach[1]) if reach[1] else linear(hidden, (out_channels+weigh)*math.prod(self.p), zero=True)
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -242,9 +255,7 @@ class ViTCoordinator(nn.Module):
 
     def write(self, x, F):
         "(b, L*T, hidden) -> (b, L, c_out, *patch)"
-        if not self.reach[1]: return untokens(self.out(x), self.p, F.L, F.patch)
-        grid = [s//k for s,k in zip(F.patch, self.p)]
-        return self.out(x.reshape(-1, *grid, x.shape[-1]).movedim(-1, 1)).unflatten(0, (-1, F.L))
+        return self.out(x, F.L, F.patch) if self.reach[1] else untokens(self.out(x), self.p, F.L, F.patch)
 
     def forward(self,
         parts:Tensor, # (b, L, c, *patch) what the base model says of each part, normalised

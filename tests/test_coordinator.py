@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dde_kit.baselines import Concat, MultiDiffusion
-from dde_kit.coordinator import DDE, ViTCoordinator, map_positions, part_positions, tokens, untokens
+from dde_kit.coordinator import DDE, Spread, ViTCoordinator, map_positions, part_positions, tokens, untokens
 from dde_kit.decomposition import Repeat, Tiling
 from dde_kit.denoising import EDMDenoiser, coefficients
 from dde_kit.sampling import Guided, sample
@@ -58,6 +58,27 @@ def test_tokens_round_trip(size, p):
     t = tokens(x, p)
     assert t.shape == (2, 3*math.prod(size)//math.prod(p), 4*math.prod(p))
     assert torch.equal(untokens(t, p, 3, size), x)
+
+
+@pytest.mark.parametrize('p,grid', [((4,), (5,)), ((4, 8), (5, 3))])
+def test_spread_is_a_transposed_convolution(p, grid):
+    "In one dimension and two, at any border; the weights have the same names and shapes."
+    last = randomise(Spread(6, 3, p, 2)).double()
+    conv = (nn.ConvTranspose1d if len(p) == 1 else nn.ConvTranspose2d)(6, 3, tuple(k+2 for k in p), p, 1).double()
+    conv.load_state_dict(last.state_dict())
+    x = torch.randn(2, 2*math.prod(grid), 6, dtype=torch.float64)
+    want = conv(x.reshape(4, *grid, 6).movedim(-1, 1)).unflatten(0, (2, 2))
+    torch.testing.assert_close(last(x, 2, tuple(t*k for t,k in zip(grid, p))), want, rtol=1e-12, atol=1e-12)
+
+
+def test_spread_can_be_trained_in_bfloat16():
+    "torch 2.11 gets the gradient of a transposed convolution of this shape wrong on the CPU."
+    last,x = randomise(Spread(384, 4, (128,), 128)),torch.randn(4, 64, 384, requires_grad=True)
+    def slope(half):
+        with torch.autocast('cpu', torch.bfloat16, enabled=half): loss = last(x, 1, (8192,)).float().square().mean()
+        return torch.autograd.grad(loss, x)[0]
+    exact = slope(False)
+    assert (slope(True)-exact).norm() < 0.02*exact.norm()
 
 
 @pytest.mark.parametrize('size', [(64, 64), (96, 96), (64, 160), (101, 70)])
