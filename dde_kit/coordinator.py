@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['tokens', 'untokens', 'mesh', 'part_positions', 'map_positions', 'Time', 'linear', 'mlp', 'modulate', 'Block',
-           'Spread', 'ViTCoordinator', 'DDE', 'Chain']
+           'Spread', 'ViTCoordinator', 'Combs', 'DDE', 'Chain']
 
 # %% ../nbs/05_coordinator.ipynb #c003
 import math, torch, torch.nn.functional as nnf
@@ -120,6 +120,7 @@ class Block(nn.Module):
         cond:bool=False, # is there a second stream, of condition tokens?
         last:bool=False, # nobody reads the condition tokens afterwards
         trim:bool=False, # leave out the weights that the last block therefore does not need
+        recurs:bool=False, # do tokens of parts also get what recurs of them? see `Combs`
     ):
         super().__init__()
         self.heads,self.last,self.two = heads,last,cond and not (last and trim)
@@ -127,6 +128,7 @@ class Block(nn.Module):
         self.qkv,self.proj = linear(width, 3*width),linear(width, width)
         self.mlp = mlp(width, mlp_ratio)
         self.mod = linear(width, (9 if self.two else 6)*width, zero=True)
+        if recurs: self.recur = linear(width, width, zero=True)
         if self.two: self.mlp_y = mlp(width, mlp_ratio).requires_grad_(not last)
 
     def attend(self, x, cos, sin, n, near=None):
@@ -143,9 +145,12 @@ class Block(nn.Module):
         sin:Tensor, # (n+m, d/2)
         n:int, # number of tokens of parts
         near:Tensor|None=None, # (n+m, n+m) who may look at whom; `None`: everybody at everybody
+        again:tuple|None=None, # (b, periods) belief in each period, and the `Combs` of the parts
     )->Tensor: # (b, n+m, width); in the last block (b, n, width)
         shift1,scale1,gate1,shift2,scale2,gate2,*dials_y = self.mod(e)[:,None].chunk(9 if self.two else 6, -1)
-        a = self.attend(modulate(self.norm(x), shift1, scale1), cos, sin, n, near)
+        z = modulate(self.norm(x), shift1, scale1)
+        a = self.attend(z, cos, sin, n, near)
+        if again is not None: a = a + nnf.pad(self.recur(again[1].recall(z[:,:n], again[0])), (0, 0, 0, a.shape[1]-n))
         x = torch.addcmul(x[:,:a.shape[1]], gate1, a)
         x,y = x[:,:n],x[:,n:]
         x = torch.addcmul(x, gate2, self.mlp(modulate(self.norm(x), shift2, scale2)))
@@ -197,6 +202,7 @@ class ViTCoordinator(nn.Module):
         time_scale:float=1., # factor on c_noise
         horizon:float|None=None, # tokens that are farther apart, along any axis and in token widths, do not look at each other; `None`: all look at all
         reach:tuple=(0,0), # positions that a token reads, and writes, beyond its own, half of them on each side
+        periods:tuple=(), # in token widths: tokens also get what they have in common with those a multiple of a period away, however far
         theta:float=10000., # of the rotary positions
     ):
         super().__init__()
@@ -215,11 +221,13 @@ class ViTCoordinator(nn.Module):
         self.numbering,self.theta,self.d,self.horizon,self.tables = positions,theta,hidden//heads,horizon,{}
         two = cond=='tokens'
         if any(r % 2 for r in reach): raise ValueError(f'{reach=}: half of it lies on each side of a token, so both have to be even.')
-        self.reach = tuple(reach)
+        if any(P < 1 or P != int(P) for P in periods): raise ValueError(f'{periods=}: tokens repeat after 1 token width, or 2, or more.')
+        self.reach,self.periods = tuple(reach),tuple(map(int, periods))
         self.embed = linear((channels*(1+noisy) + (0 if two else cond_channels))*math.prod(k+reach[0] for k in self.p), hidden)
         if two: self.embed_y = linear(cond_channels*math.prod(self.q), hidden)
         self.time = Time(hidden, scale=time_scale)
-        self.blocks = nn.ModuleList([Block(hidden, heads, mlp_ratio, two, i==depth-1, trim) for i in range(depth)])
+        self.blocks = nn.ModuleList([Block(hidden, heads, mlp_ratio, two, i==depth-1, trim, bool(periods)) for i in range(depth)])
+        if periods: self.trust = nn.Parameter(torch.ones(hidden))
         self.norm = nn.LayerNorm(hidden, elementwise_affine=False, eps=1e-6)
         self.mod = linear(hidden, 2*hidden, zero=True)
         self.out = Spread(hidden, out_channels+weigh, self.p, reach[1]) if reach[1] else linear(hidden, (out_channels+weigh)*math.prod(self.p), zero=True)
@@ -227,16 +235,17 @@ class ViTCoordinator(nn.Module):
     @torch.inference_mode(False)
     @torch.no_grad()
     def angles(self, F, with_map, device):
-        "Cosines and sines for all tokens of a layout, and who is near whom if not all are: computed once, kept where the data are."
+        "Cosines and sines for all tokens of a layout, who is near whom if not all are, and the classes of the periods: computed once, kept where the data are."
         key = F,with_map,str(device),self.horizon
         if key not in self.tables:
             if len(F.patch) != self.ndim or any(s % k for s,k in zip(F.patch, self.p)): raise ValueError(f'parts of size {F.patch} '
                 f'cannot be cut into tokens of {self.p}: choose parts whose sides are multiples of those of a token, or another token.')
             at = part_positions(F, self.p, self.numbering)
+            combs = Combs(at, self.periods, device) if self.periods else None
             if with_map: at = torch.cat([at, map_positions(F.size, self.q, self.p)])
             far = self.horizon is not None and (at.amax(0)-at.amin(0)).max() > self.horizon
             near = (torch.cdist(at, at, p=math.inf) <= self.horizon).to(device) if far else None
-            self.tables[key] = *[t.to(device) for t in rope_table(at, self.d, self.theta)],near
+            self.tables[key] = *[t.to(device) for t in rope_table(at, self.d, self.theta)],near,combs
         return self.tables[key]
 
     def condition(self, y, F):
@@ -257,6 +266,10 @@ class ViTCoordinator(nn.Module):
         "(b, L*T, hidden) -> (b, L, c_out, *patch)"
         return self.out(x, F.L, F.patch) if self.reach[1] else untokens(self.out(x), self.p, F.L, F.patch)
 
+    def believe(self, x, combs):
+        "(b, L*T, hidden) -> (b, periods): the belief in each period, by the evidence of all features."
+        with torch.autocast(x.device.type, enabled=False): return ((combs.evidence(self.norm(x).float())*self.trust.float()).mean(-1)).softmax(-1)
+
     def forward(self,
         parts:Tensor, # (b, L, c, *patch) what the base model says of each part, normalised
         sigma:Tensor, # (b,) noise level, data units
@@ -270,18 +283,56 @@ class ViTCoordinator(nn.Module):
         y,x = self.condition(y, F),parts.to(self.embed.weight.dtype)
         if self.cond=='channels':
             x,y = torch.cat([x, x.new_zeros(*x.shape[:2], self.cond_channels, *F.patch) if y is None else y.to(x)], 2),None
-        cos,sin,near = self.angles(F, y is not None, x.device)
+        cos,sin,near,combs = self.angles(F, y is not None, x.device)
         x = self.embed(tokens(x, self.p, self.reach[0]))
         n = x.shape[1]
         if y is not None: x = torch.cat([x, self.embed_map(y.to(x))], 1)
         e = nnf.silu(self.time(sigma))
-        for block in self.blocks: x = block(x, e, cos, sin, n, near)
+        again = combs and (self.believe(x[:,:n], combs),combs)
+        for block in self.blocks: x = block(x, e, cos, sin, n, near, again)
         x = modulate(self.norm(x), *self.mod(e)[:,None].chunk(2, -1))
         x,parts = self.write(x, F).to(parts.dtype),parts[:,:,:self.channels]
         if not self.residual: return x
         if not self.weigh: return parts + x
         x,w = x[:,:,:-1],x[:,:,-1:].exp()
         return parts*w/F.split(F.merge(w)) + x
+
+# %% ../nbs/05_coordinator.ipynb #combs-1
+class Combs:
+    "Periods, and for each the classes of tokens that are a multiple of it apart, along every axis."
+    def __init__(self,
+        at:Tensor, # (tokens, n) where tokens are, in token widths
+        periods:tuple, # in token widths
+        device=None, # where to put it
+    ):
+        powers = [torch.tensor([P**d for d in range(at.shape[1])]) for P in periods]
+        of = torch.stack([(at.floor().long() % P)@v for P,v in zip(periods, powers)])                 # (periods, tokens) class of a token
+        member = torch.zeros(len(periods), max(periods)**at.shape[1], len(at)).scatter_(1, of[:,None], 1.)
+        w = 1/(torch.cdist(at, at, p=math.inf) < 0.5).sum(1)                                           # two tokens at one place count as one
+        count = (member*w).sum(-1)
+        self.n,self.k = w.sum().item(),(count > 0).sum(1)[:,None].to(device)                           # places; (periods, 1) classes
+        self.member,self.w,self.count = member.to(device),w.to(device),count.to(device)                # (periods, classes, tokens), (tokens,), (periods, classes)
+        self.share = self.member*self.w/self.count.clamp(min=1e-6)[...,None]                           # of a token in the mean of its class
+
+    def evidence(self,
+        x:Tensor, # (b, tokens, d) features
+    )->Tensor: # (b, periods, d) in nats; 0 on average for noise
+        "How much likelier a feature is with a mean for each class than with one for all: an analysis of variance."
+        w,little = self.w[:,None],1e-6*self.n
+        x = x - (w*x).sum(1, keepdim=True)/self.n
+        mean = torch.einsum('hct,btd->bhcd', self.share, x)
+        S = (w*x*x).sum(1)[:,None]
+        S_P = (S - torch.einsum('hc,bhcd->bhd', self.count, mean*mean)).clamp(min=0)
+        by_chance = torch.digamma(self.k.new_tensor((self.n-1)/2, dtype=x.dtype)) - torch.digamma((self.n-self.k).clamp(min=1)/2)
+        return self.n/2*torch.where(self.n-self.k > 0.5, ((S+little)/(S_P+little)).log() - by_chance, 0.)
+
+    def recall(self,
+        x:Tensor, # (b, tokens, d) features
+        belief:Tensor, # (b, periods) how much each counts, 1 in all
+    )->Tensor: # (b, tokens, d)
+        "For each token the mean of its class, averaged over the periods."
+        mean = torch.einsum('hct,btd->bhcd', self.share.to(x), x)*belief[:,:,None,None].to(x)
+        return torch.einsum('hct,bhcd->btd', self.member.to(x), mean)
 
 # %% ../nbs/05_coordinator.ipynb #c080
 class DDE(Wrapped):

@@ -520,15 +520,17 @@ def load(
 # %% ../nbs/08_networks.ipynb #adopt-1
 def adopt(
     net:nn.Module, # network to be trained; changed in place
-    other:nn.Module, # trained network: of the same form, or of the form of one of the children of `net`
+    other:nn.Module, # trained network: of the same form, of the form of one of the children of `net`, or of that of `net` without some layers
     hold:bool=False, # leave what was taken over as it is, and train the rest
 ):
     "Take over trained weights."
-    tensors = other.state_dict()
-    m = next((m for m in (net, *net.children()) if not _misfit(tensors, m)), None)
+    tensors,mine = other.state_dict(),net.state_dict()
+    fewer = all(k in mine and mine[k].shape == v.shape for k,v in tensors.items())
+    m = net if fewer else next((m for m in net.children() if not _misfit(tensors, m)), None)
     if m is None: raise ValueError(f'these weights are of another form: {_misfit(tensors, net)}. Start from a model of the same preset and part, or from nothing.')
-    if hold and m is net: raise ValueError('hold=True trains what is new, and these weights fill the whole network: leave it out.')
-    m.load_state_dict(tensors); m.requires_grad_(not hold)
+    if hold and len(tensors) == len(mine): raise ValueError('hold=True trains what is new, and these weights fill the whole network: leave it out.')
+    m.load_state_dict(tensors, strict=False)
+    for k,p in m.named_parameters(): p.requires_grad_(not (hold and k in tensors))
 
 # %% ../nbs/08_networks.ipynb #c124
 def fit_and_save(

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dde_kit.baselines import Concat, MultiDiffusion
-from dde_kit.coordinator import DDE, Spread, ViTCoordinator, map_positions, part_positions, tokens, untokens
+from dde_kit.coordinator import Combs, DDE, Spread, ViTCoordinator, map_positions, part_positions, tokens, untokens
 from dde_kit.decomposition import Repeat, Tiling
 from dde_kit.denoising import EDMDenoiser, coefficients
 from dde_kit.sampling import Guided, sample
@@ -79,6 +79,63 @@ def test_spread_can_be_trained_in_bfloat16():
         return torch.autograd.grad(loss, x)[0]
     exact = slope(False)
     assert (slope(True)-exact).norm() < 0.02*exact.norm()
+
+
+def bars(n, P, sigma, b=6, d=16):
+    "Tokens that come back after P, in noise."
+    g = torch.Generator().manual_seed(P)
+    return torch.randn(b, P, d, generator=g)[:,torch.arange(n) % P] + sigma*torch.randn(b, n, d, generator=g)
+
+
+def places(*shape): return torch.cartesian_prod(*[torch.arange(n)+0.5 for n in shape]).reshape(-1, len(shape))
+
+
+@pytest.mark.parametrize('n', [40, 90])
+def test_evidence_is_an_analysis_of_variance(n):
+    "Against the sums of squares, class by class; zero on average for noise, and positive for what comes back."
+    periods,x = (5, 6, 8),torch.randn(400, n, 20, generator=torch.Generator().manual_seed(0))
+    got,i = Combs(places(n), periods).evidence(x),torch.arange(n)
+    for h,P in enumerate(periods):
+        within = sum((v-v.mean(1, keepdim=True)).square().sum(1) for v in (x[:,i % P == c] for c in range(P)))
+        chance = (torch.digamma(torch.tensor((n-1)/2)) - torch.digamma(torch.tensor((n-P)/2)))
+        want = n/2*((x-x.mean(1, keepdim=True)).square().sum(1)/within).log() - n/2*chance
+        torch.testing.assert_close(got[:,h], want, atol=2e-3, rtol=2e-3)
+        assert got[:,h].mean().abs() < 4*got[:,h].std()/(400*20)**.5
+        assert (Combs(places(n), periods).evidence(bars(n, P, 1.)).sum(-1).argmax(1) == h).all()
+
+
+def test_recall_averages_what_is_a_period_away():
+    "On a plane, along both axes; two periods half and half."
+    x,at = torch.randn(2, 8*6, 3),places(8, 6)
+    got = Combs(at, (2, 3)).recall(x, torch.tensor([[.5, .5], [0., 1.]]))
+    def slow(P): return torch.stack([x[:,((at-a) % P == 0).all(1)].mean(1) for a in at], 1)
+    torch.testing.assert_close(got, torch.stack([(slow(2)+slow(3))[0]/2, slow(3)[1]]))
+
+
+def test_tokens_at_one_place_are_one_witness():
+    "Overlapping parts that hold the same numbers give the same evidence and the same memories as the canvas itself."
+    track = Tiling(12, 8).layout((44,)); at = part_positions(track, (1,)); where = at.floor().long()[:,0]
+    x,once,twice = bars(44, 7, 2.),Combs(places(44), (6, 7)),Combs(at, (6, 7))
+    torch.testing.assert_close(twice.evidence(x[:,where]), once.evidence(x), atol=1e-3, rtol=1e-4)
+    belief = torch.tensor([[.3, .7]])
+    torch.testing.assert_close(twice.recall(x[:,where], belief), once.recall(x, belief)[:,where])
+
+
+def test_periods_in_a_coordinator():
+    "Untrained: nothing. Trained: the canvas may be too short for a period, silent, or of any precision; and the others tell what comes back."
+    with pytest.raises(ValueError, match='repeat after'): ViTCoordinator(1, 4, ndim=1, periods=(0,))
+    kw,track = dict(ndim=1, hidden=24, depth=2, heads=3, residual=True),Tiling(32, 24)
+    parts,sigma = torch.randn(2, 5, 1, 32),torch.ones(2)
+    lay = track.layout((128,))
+    assert torch.equal(ViTCoordinator(1, 4, **kw, periods=(3, 5))(parts, sigma, None, lay), parts)
+    net = randomise(ViTCoordinator(1, 4, **kw, periods=(3, 5), horizon=2))
+    for v,l in ((parts[:,:1], track.layout((32,))), (parts[:,:1,:,:8], Tiling(8).layout((8,))), (0*parts, lay), (parts.double(), lay)): assert net(v, sigma, None, l).isfinite().all()
+    with torch.autocast('cpu', torch.bfloat16): loss = net(parts, sigma, None, lay).square().mean()
+    loss.backward(); assert all(p.grad.isfinite().all() for p in net.parameters()) and net.trust.grad.abs().sum() > 0
+    moved = parts.clone(); moved[:,4,:,-1] += 1                                   # far beyond the horizon of the first part
+    assert not torch.equal(net(moved, sigma, None, lay)[:,0], net(parts, sigma, None, lay)[:,0])
+    deaf = randomise(ViTCoordinator(1, 4, **kw, horizon=2))
+    assert torch.equal(deaf(moved, sigma, None, lay)[:,0], deaf(parts, sigma, None, lay)[:,0])
 
 
 @pytest.mark.parametrize('size', [(64, 64), (96, 96), (64, 160), (101, 70)])

@@ -141,6 +141,15 @@ def test_adopt():
     pytest.raises(ValueError, adopt, part, net).match('of another form')
     pytest.raises(ValueError, adopt, net, whole, hold=True).match('leave it out')
 
+def test_adopt_leaves_new_layers_as_they_are():
+    from dde_kit.coordinator import ViTCoordinator
+    kw = dict(ndim=1, hidden=24, depth=1, heads=3)
+    plain,grown = awake(ViTCoordinator(1, 4, **kw)),ViTCoordinator(1, 4, **kw, periods=(3,))
+    adopt(grown, plain, hold=True)
+    assert all(torch.equal(v, grown.state_dict()[k]) for k,v in plain.state_dict().items())
+    assert {k for k,p in grown.named_parameters() if p.requires_grad} == {'trust', 'blocks.0.recur.weight', 'blocks.0.recur.bias'}
+    pytest.raises(ValueError, adopt, plain, grown).match('of another form')
+
 @pytest.mark.parametrize('call,words', [
     (lambda: build('toydomain/nano'), 'domain/preset/part'),
     (lambda: build('no such/nano/base'), 'domain/preset/part'),
