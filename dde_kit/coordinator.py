@@ -348,12 +348,13 @@ class DDE(Wrapped):
         encode=None, # function: condition as `D` takes it -> as `C` takes it, e.g. positions -> pictures; `None`: as it is
         w:float=0., # weight of the guidance by the coordinator, see below; 0: none, as in training
         above:float=0., # noise level above which there is guidance, data units
+        among:int|None=None, # number of parts that `w` is meant for, see below; `None`: any
     ):
         super().__init__(D)
         if space not in ('f', 'x0'): raise ValueError(f"{space=} is not known: use 'f' (normalised outputs) or 'x0' (denoised parts).")
         if sigma_data is None and getattr(D, 'sigma_data', None) is None: raise ValueError(f'the base denoiser ({type(D).__name__}) '
             'does not say its sigma_data: pass sigma_data=..., the standard deviation of the data it was trained on.')
-        self.F,self.C,self.space,self.chunk,self.encode,self.w,self.above = F,C,space,chunk,encode,w,above
+        self.F,self.C,self.space,self.chunk,self.encode,self.w,self.above,self.among = F,C,space,chunk,encode,w,above,among
         self.sigma_data = float(D.sigma_data if sigma_data is None else sigma_data)
         if (told := getattr(C, 'sigma_data', self.sigma_data)) != self.sigma_data: raise ValueError(f'the coordinator reads noise for sigma_data={told}, '
             f'and the base has {self.sigma_data}: build the coordinator with sigma_data={self.sigma_data}.')
@@ -365,6 +366,10 @@ class DDE(Wrapped):
         super().train(mode)
         if isinstance(self.D, nn.Module): self.D.eval()
         return self
+
+    def weight(self, L):
+        "Of the guidance, for a canvas of `L` parts."
+        return self.w if self.among is None else self.w*math.sqrt(self.among/L)
 
     def forward(self,
         x:Tensor, # (b, c, *size) noisy canvas, data units
@@ -379,7 +384,7 @@ class DDE(Wrapped):
         c_skip,c_out,c_in = coefficients(sigma, self.sigma_data, x.ndim)
         f = x0 if self.space=='x0' else normalised(x0, parts, sigma, self.sigma_data)
         agreed = self.C(torch.cat([f, c_in[:,None]*parts], 2) if getattr(self.C, 'noisy', False) else f, sigma, y_C, layout)
-        if self.w: agreed = agreed + self.w*(agreed-f)*(sigma > self.above).reshape(-1, *[1]*x.ndim)
+        if self.w: agreed = agreed + self.weight(layout.L)*(agreed-f)*(sigma > self.above).reshape(-1, *[1]*x.ndim)
         merged = layout.merge(agreed).to(x.dtype)
         return merged if self.space=='x0' else c_skip*x + c_out*merged
 

@@ -21,7 +21,7 @@ import math
 import os
 import time
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass,field,replace
 from functools import cache
 from pathlib import Path
 
@@ -69,7 +69,7 @@ class Preset:
     samples:int=128 # generated tracks per method in the table
     spectral:dict|None=None # keywords of `SpectralCoordinator`; the paper has none
     spectral_fit:dict|None=None # keywords of `fit` for it
-    guidance:dict|None=None # `w` and `above` with which the transformer and the spectral coordinator sample, see `DDE`
+    guidance:dict=field(default_factory=dict) # part: `w`, `above` and `among` with which it samples, see `DDE`
     led:dict|None=None # `w`, `above` and `below` of the guidance away from silence, see `ready`
 
     @property
@@ -81,16 +81,17 @@ class Preset:
 # %% ../nbs/10_music.ipynb #c008
 tiny = Preset(
     base = dict(patch=128, hidden=384, depth=6, heads=6, mlp_ratio=3, reach=(1024,128), time_scale=4.),
-    coordinator = dict(patch=128, hidden=384, depth=4, heads=6, mlp_ratio=3, reach=(1024,128), time_scale=4., horizon=256, residual=True, noisy=True),
+    coordinator = dict(patch=128, hidden=384, depth=4, heads=6, mlp_ratio=3, reach=(1024,128), time_scale=4., horizon=256, periods=(48,56,64,72,80), residual=True, noisy=True),
     rnn = dict(widths=(96,128,192), blocks=(1,1,1), stem=32, fine=16, noisy=True),
     rnn_overlap = dict(widths=(64,96,160), blocks=(1,1,1), stem=32, fine=16, noisy=True, blend=True),
     base_fit = dict(noise=(-.4,1.6), steps=5000, batch=512, lr=8e-4, schedule='cosine', warmup=200, clip=1.),
-    fit = dict(noise=(.1,1.3), steps=5400, batch=96, lr=8e-4, schedule='cosine', warmup=200, clip=1.),
+    fit = dict(noise=(.8,1.4), steps=5400, batch=96, lr=8e-4, schedule='cosine', warmup=200, clip=1.),
     rnn_fit = dict(noise=(-.4,1.5), steps=2500, batch=48, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
     rnn_overlap_fit = dict(noise=(-.4,1.5), steps=1800, batch=48, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
-    sampler = dict(steps=10, sigma_min=.3, sigma_max=10.), led=dict(w=.15, above=.3, below=10.), pieces=12_000, sigma_data=.18, sigma_skip=.05,
+    sampler = dict(steps=20, sigma_min=.3, sigma_max=25., S_churn=20*(math.sqrt(2)-1), S_min=2., S_max=20.), led=dict(w=.25, above=.3, below=3.),
+    guidance = dict(coordinator=dict(w=.5, above=2., among=5), spectral=dict(w=2., above=.8)), pieces=12_000, sigma_data=.18, sigma_skip=.05,
     spectral = dict(trunk=dict(widths=(64,96,128), blocks=(1,1,1), stem=4, fine=48, reach=(9,1)), picture=dict(widths=(64,96), blocks=(1,1), stem=4, fine=24)),
-    spectral_fit = dict(noise=(.5,1.2), steps=5900, batch=32, lr=2e-3, schedule='cosine', warmup=50, clip=1.), guidance=dict(w=2., above=.8))
+    spectral_fit = dict(noise=(.5,1.2), steps=5900, batch=32, lr=2e-3, schedule='cosine', warmup=50, clip=1.))
 
 small = replace(tiny, # twice the rate, parts of twice the length in seconds
     base = tiny.base | dict(patch=256, hidden=512, depth=8, heads=8, reach=(2048,256)),
@@ -515,7 +516,7 @@ def train_part(
     net,(F,sizes) = build(p, part, **(form or {})),layouts(p, part)
     D = EDMDenoiser(net, sigma_data or p.sigma_data, p.sigma_skip) if part == 'base' else DDE(base_model, F, net)
     settings = dict(base=p.base_fit, coordinator=p.fit, rnn=p.rnn_fit, rnn_overlap=p.rnn_overlap_fit, spectral=p.spectral_fit)[part] | changes
-    return fit_and_save(D, tracks.crops(*sizes), out, f'music/{preset}/{part}', settings, form=form, base=base, start=start, hold=hold, sampler=p.sampler, guidance=p.guidance if part in ('coordinator', 'spectral') else None, seed=seed,
+    return fit_and_save(D, tracks.crops(*sizes), out, f'music/{preset}/{part}', settings, form=form, base=base, start=start, hold=hold, sampler=p.sampler, guidance=p.guidance.get(part), seed=seed,
         held=held and held.crops(sizes[-1]), progress=progress, dtype=None if preset == 'paper' else torch.float16, tracks=len(tracks), noise=list(settings['noise']))
 
 # %% ../nbs/10_music.ipynb #c043
@@ -545,7 +546,7 @@ METHODS = { # name: (trained models it needs, rule)
     'RNN with overlaps': (('base', 'rnn_overlap'), lambda m, F: m['rnn_overlap']),
     'DDE': (('base', 'dde'), lambda m, F: m['dde']),
     'spectral DDE': (('base', 'spectral'), lambda m, F: m['spectral']),
-    'DDE + spectral': (('base', 'dde', 'spectral'), lambda m, F: DDE(m['base'], F, Chain(m['dde'].C, m['spectral'].C), w=m['dde'].w, above=m['dde'].above))}
+    'DDE + spectral': (('base', 'dde', 'spectral'), lambda m, F: DDE(m['base'], F, Chain(m['dde'].C, m['spectral'].C), w=m['dde'].w, above=m['dde'].above, among=m['dde'].among))}
 
 def generate(
     D, # denoiser of whole tracks

@@ -491,7 +491,7 @@ def save(
     config = dict(format=FORMAT, kind=kind, network=network, overrides=overrides, sigma_data=None if kind == 'network' else float(D.sigma_data),
         sigma_skip=getattr(D, 'sigma_skip', None), sampler=getattr(D, 'sampler', None) or {}, clamp=getattr(D, 'clamp', None),
         dde_kit=getattr(dde_kit, '__version__', '?'), trained=trained)
-    if kind == 'dde': config |= dict(tiling=_tiling(D.F), space=D.space, **(dict(guidance=dict(w=D.w, above=D.above)) if D.w else {}), **_base_of(D.D, folder, base))
+    if kind == 'dde': config |= dict(tiling=_tiling(D.F), space=D.space, **(dict(guidance={k: v for k in ('w', 'above', 'among') if (v := getattr(D, k)) is not None}) if D.w else {}), **_base_of(D.D, folder, base))
     _check_config(config)
     tensors = {k: v.detach().to('cpu', dtype if v.is_floating_point() else None).contiguous() for k,v in net.state_dict().items()}
     bad = next((k for k,v in tensors.items() if not v.isfinite().all()), None)
@@ -545,7 +545,7 @@ def fit_and_save(
     start=None, # folder or shipped name of a trained model to start from: of the same form, or of a part of it (see `adopt`)
     hold:bool=False, # leave what `start` brings as it is, and train the rest
     sampler:dict|None=None, # sampler settings to keep with it
-    guidance:dict|None=None, # of a composite: `w` and `above` for sampling, kept with it
+    guidance:dict|None=None, # of a composite: `w`, `above` and `among` for sampling, kept with it
     seed:int=0, # batches, noise levels and noise
     held=None, # held-out data for the log, see `fit`
     progress:bool=True, # show a bar
@@ -563,7 +563,7 @@ def fit_and_save(
     if held:
         scores = [r.get('held', r['held_raw']) for r in log if 'held_raw' in r]
         facts['held_loss'] = min(scores) if settings.get('keep') == 'best' else scores[-1]
-    if guidance: D.w,D.above = guidance['w'],guidance['above']
+    for k,v in (guidance or {}).items(): setattr(D, k, v)
     if team()[0] == 0: save(D, out, network, form, sampler=sampler, clamp=(-1, 1), base=base, dtype=dtype, seed=seed, steps=settings['steps'], **facts, seconds=round(perf_counter()-began))
     together() # whoever goes on finds it written
     return out.resolve()

@@ -210,7 +210,10 @@ def test_spectral_hears_the_noise_of_its_base(tmp_path):
 def test_spectral_shipped_is_of_one_mind():
     "What is shipped says the same of a track whatever is in its batch, and its guidance is kept with it."
     D = dde.load('music-tiny/spectral')
-    assert dict(w=D.w, above=D.above) == TINY.guidance
+    assert dict(w=D.w, above=D.above) == TINY.guidance['spectral']
+    told = TINY.guidance['coordinator']; D = dde.load('music-tiny/dde')
+    assert {k: getattr(D, k) for k in told} == told and D.weight(20) == D.weight(5)/2 == told['w']/2
+    D = dde.load('music-tiny/spectral')
     x = torch.randn(2, 4, TINY.length(3), generator=torch.Generator().manual_seed(0))
     with torch.no_grad(): both,one = D(x, torch.full((2,), 2.)),D(x[1:], torch.full((1,), 2.))
     assert torch.allclose(both[1:], one, atol=1e-4)
@@ -246,7 +249,8 @@ def test_trains_and_resumes(tmp_path, part):
     out = base if part == 'base' else train_part(part, 'tiny', tracks, tmp_path/'m'/part, base=base, steps=2, held=tracks, held_batches=1, **few)
     D = dde.load(out)
     assert D.sampler == TINY.sampler and D.sigma_data == TINY.sigma_data and (tmp_path/'m'/f'{part}-training'/'log.csv').is_file()
-    assert dict(w=getattr(D, 'w', 0), above=getattr(D, 'above', 0)) == (TINY.guidance if part in ('coordinator', 'spectral') else dict(w=0, above=0))
+    told = dict(w=0, above=0, among=None) | TINY.guidance.get(part, {})
+    assert {k: getattr(D, k, v) for k,v in told.items()} == told
     x = torch.randn(1, 4, TINY.patch if part == 'base' else 2*TINY.patch+TINY.patch//2)
     with torch.no_grad(): assert D(x, torch.ones(1)).shape == x.shape
     assert set(trained(tmp_path/'m')) >= {'base'}
