@@ -8,6 +8,7 @@ __all__ = ['tokens', 'untokens', 'mesh', 'part_positions', 'map_positions', 'Tim
 
 # %% ../nbs/05_coordinator.ipynb #c003
 import math, torch, torch.nn.functional as nnf
+from contextlib import nullcontext
 from torch import nn, Tensor
 from .rope import rope_table, apply_rope
 from .denoising import Wrapped, check_sigma, coefficients, normalised
@@ -268,7 +269,8 @@ class ViTCoordinator(nn.Module):
 
     def believe(self, x, combs):
         "(b, L*T, hidden) -> (b, periods): the belief in each period, by the evidence of all features."
-        with torch.autocast(x.device.type, enabled=False): return ((combs.evidence(self.norm(x).float())*self.trust.float()).mean(-1)).softmax(-1)
+        exact = nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False) # counting operations needs no precision
+        with exact: return ((combs.evidence(self.norm(x).float())*self.trust.float()).mean(-1)).softmax(-1)
 
     def forward(self,
         parts:Tensor, # (b, L, c, *patch) what the base model says of each part, normalised
