@@ -222,7 +222,7 @@ class ViTCoordinator(nn.Module):
         self.numbering,self.theta,self.d,self.horizon,self.tables = positions,theta,hidden//heads,horizon,{}
         two = cond=='tokens'
         if any(r % 2 for r in reach): raise ValueError(f'{reach=}: half of it lies on each side of a token, so both have to be even.')
-        if any(P < 1 or P != int(P) for P in periods): raise ValueError(f'{periods=}: tokens repeat after 1 token width, or 2, or more.')
+        if any(P < 1 or P != int(P) for P in periods): raise ValueError(f'{periods=} are token widths after which something comes back: whole numbers from 1 are needed.')
         self.reach,self.periods = tuple(reach),tuple(map(int, periods))
         self.embed = linear((channels*(1+noisy) + (0 if two else cond_channels))*math.prod(k+reach[0] for k in self.p), hidden)
         if two: self.embed_y = linear(cond_channels*math.prod(self.q), hidden)
@@ -353,6 +353,7 @@ class DDE(Wrapped):
         among:int|None=None, # number of parts that `w` is meant for, see below; `None`: any
     ):
         super().__init__(D)
+        if among is not None and among < 1: raise ValueError(f'{among=} is the number of parts that w is meant for: it must be at least 1.')
         if space not in ('f', 'x0'): raise ValueError(f"{space=} is not known: use 'f' (normalised outputs) or 'x0' (denoised parts).")
         if sigma_data is None and getattr(D, 'sigma_data', None) is None: raise ValueError(f'the base denoiser ({type(D).__name__}) '
             'does not say its sigma_data: pass sigma_data=..., the standard deviation of the data it was trained on.')

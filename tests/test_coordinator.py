@@ -123,7 +123,7 @@ def test_tokens_at_one_place_are_one_witness():
 
 def test_periods_in_a_coordinator():
     "Untrained: nothing. Trained: the canvas may be too short for a period, silent, or of any precision; and the others tell what comes back."
-    with pytest.raises(ValueError, match='repeat after'): ViTCoordinator(1, 4, ndim=1, periods=(0,))
+    with pytest.raises(ValueError, match='whole numbers from 1'): ViTCoordinator(1, 4, ndim=1, periods=(0,))
     kw,track = dict(ndim=1, hidden=24, depth=2, heads=3, residual=True),Tiling(32, 24)
     parts,sigma = torch.randn(2, 5, 1, 32),torch.ones(2)
     lay = track.layout((128,))
@@ -310,3 +310,14 @@ def test_bad_input():
     with pytest.raises(ValueError, match='reads parts of shape'): dde.C(F.split(x)[:,:3], sigma, y, F.layout((96, 96)))
     for s in (-sigma, 0*sigma, sigma[:1], torch.tensor(1.), sigma*float('nan')):
         with pytest.raises(ValueError, match='sigma'): dde(x, s, y)
+
+
+def test_guidance_is_meant_for_a_number_of_parts():
+    "Its weight falls with the root of their number; a number under 1 is refused."
+    F,C = Tiling(8, 4),lambda parts, sigma, y, F: parts
+    class Still(torch.nn.Module):
+        sigma_data = .5
+        def forward(self, x, sigma, y=None): return x/2
+    D = DDE(Still(), F, C, w=1., among=3)
+    assert D.weight(3) == 1 and D.weight(12) == .5 and DDE(Still(), F, C, w=1.).weight(12) == 1
+    with pytest.raises(ValueError, match='at least 1'): DDE(Still(), F, C, w=1., among=0)
