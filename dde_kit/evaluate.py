@@ -99,7 +99,8 @@ def music_tables(m, p, o):
     "Tables of the music domain, one per length."
     models = {k: D.to(o.device) for k,D in m.trained(o.folder).items()}
     wanted,n,source = pick(m.METHODS, o.methods),o.samples or p.samples,m.Source(o.data, p, **o.reading)
-    rules = {k: o.wrap(m.ready(make(models, Tiling(p.patch, p.stride)), p)) for k,(needs,make) in wanted.items() if set(needs) <= set(models)}
+    power = source.power().to(o.device) if p.limit else None
+    rules = {k: o.wrap(m.ready(make(models, Tiling(p.patch, p.stride)), p, power)) for k,(needs,make) in wanted.items() if set(needs) <= set(models)}
     if not rules: raise FileNotFoundError(f'{o.folder} has {", ".join(models) or "no model"}, and {", ".join(wanted)} need more: train them with `python -m dde_kit.train music`, or name another folder')
     sizes = {f'{s/p.patch:g}l': s for s in sorted({p.length(5), p.length(o.size or 13)})}
     made = {(l, k): sample_many(D, n, (len(m.STEMS), s), seed=o.seed, batch=o.batch or 2, finish=lambda x: x.clamp(-1, 1), **o.sampler) for l,s in sizes.items() for k,D in rules.items()}

@@ -7,11 +7,12 @@ __all__ = ['TICK', 'tiny', 'small', 'paper', 'PRESETS', 'STEMS', 'SCALE', 'LOOPS
            'PARTS', 'HIDDEN', 'METHODS', 'VGGISH_URL', 'EAR_RATE', 'EAR_WINDOW', 'EAR_HOP', 'EAR_FRAMES', 'Preset',
            'draw_style', 'onsets', 'pitch', 'strike', 'tone', 'drum_kit', 'piece', 'drawn', 'unit', 'procedural',
            'mono', 'clipped', 'player', 'soundfile', 'torchaudio', 'Tracks', 'Folder', 'read_tracks', 'Source',
-           'AudioUNet', 'build', 'layouts', 'train_part', 'trained', 'silence', 'ready', 'generate', 'patchwork',
-           'mel_matrix', 'mel_picture', 'lines_of', 'pictures', 'correlation', 'chroma', 'scales', 'ends_of',
-           'key_agreement', 'jumps', 'pulse', 'tempo_agreement', 'border_steps', 'flat', 'fad', 'fad_influence',
-           'vggish_input', 'VGGish', 'load_vggish', 'ear_mel', 'log_mel', 'EarNet', 'facts', 'ear_batches', 'ear_path',
-           'train_ear', 'load_ear', 'Ear', 'ear_windows', 'audio_extractor', 'score_table', 'fad_curve', 'write_wav']
+           'AudioUNet', 'build', 'layouts', 'train_part', 'trained', 'silence', 'Limiter', 'ready', 'generate',
+           'patchwork', 'mel_matrix', 'mel_picture', 'lines_of', 'pictures', 'correlation', 'chroma', 'scales',
+           'ends_of', 'key_agreement', 'jumps', 'pulse', 'tempo_agreement', 'border_steps', 'flat', 'fad',
+           'fad_influence', 'vggish_input', 'VGGish', 'load_vggish', 'ear_mel', 'log_mel', 'EarNet', 'facts',
+           'ear_batches', 'ear_path', 'train_ear', 'load_ear', 'Ear', 'ear_windows', 'audio_extractor', 'score_table',
+           'fad_curve', 'write_wav']
 
 # %% ../nbs/10_music.ipynb #c003
 import base64
@@ -71,6 +72,7 @@ class Preset:
     spectral_fit:dict|None=None # keywords of `fit` for it
     guidance:dict=field(default_factory=dict) # part: `w`, `above` and `among` with which it samples, see `DDE`
     led:dict|None=None # `w`, `above` and `below` of the guidance away from silence, see `ready`
+    limit:float|None=None # most power of a stem, over that of real ones, see `Limiter`
 
     @property
     def stride(self): return self.patch*3//4
@@ -88,8 +90,8 @@ tiny = Preset(
     fit = dict(noise=(.8,1.4), steps=5400, batch=96, lr=8e-4, schedule='cosine', warmup=200, clip=1.),
     rnn_fit = dict(noise=(-.4,1.5), steps=2500, batch=48, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
     rnn_overlap_fit = dict(noise=(-.4,1.5), steps=1800, batch=48, lr=1e-3, schedule='cosine', warmup=100, clip=1.),
-    sampler = dict(steps=20, sigma_min=.3, sigma_max=25., S_churn=20*(math.sqrt(2)-1), S_min=2., S_max=20.), led=dict(w=.25, above=.3, below=3.),
-    guidance = dict(coordinator=dict(w=.5, above=2., among=5), spectral=dict(w=2., above=.8)), pieces=12_000, sigma_data=.18, sigma_skip=.05,
+    sampler = dict(steps=20, sigma_min=.3, sigma_max=25., S_churn=20*(math.sqrt(2)-1), S_min=2., S_max=20.), led=dict(w=.25, above=.3, below=3.), limit=1.5,
+    guidance = dict(coordinator=dict(w=.7, above=2., among=5), spectral=dict(w=2., above=.8)), pieces=12_000, sigma_data=.18, sigma_skip=.05,
     spectral = dict(trunk=dict(widths=(64,96,128), blocks=(1,1,1), stem=4, fine=48, reach=(9,1)), picture=dict(widths=(64,96), blocks=(1,1), stem=4, fine=24)),
     spectral_fit = dict(noise=(.5,1.2), steps=5900, batch=32, lr=2e-3, schedule='cosine', warmup=50, clip=1.))
 
@@ -443,6 +445,10 @@ class Source:
         if not self.procedural: return self._train.middle(size, n)
         return unit(drawn(min(n, self.p.pieces), size+2*self.p.patch, self.p.sample_rate, 0, progress)[...,self.p.patch:-self.p.patch])
 
+    def power(self, n=128):
+        "Mean square of the stems of training tracks, (4,)."
+        return self.reference(self.p.length(self.p.parts), n).square().mean((0, 2))
+
     def test(self, size, n, seed=0):
         "Real tracks that nobody was trained on: how good can one be?"
         return unit(drawn(n, size, self.p.sample_rate, 102+seed)) if self.procedural else self._held.middle(size, n)
@@ -532,12 +538,30 @@ def silence(x, sigma, y=None):
     "The weakest model of all: what can be said of sound that one has not heard."
     return torch.zeros_like(x)
 
+class Limiter(Wrapped):
+    "The same denoiser, but no stem of an estimate has more power than `most`: one that has is turned down."
+    def __init__(self,
+        D, # denoiser of tracks
+        most, # (stems,) largest mean square over a whole track
+    ):
+        super().__init__(D)
+        most = torch.as_tensor(most, dtype=torch.float32)
+        if not (most.ndim == 1 and most.isfinite().all() and (most >= 0).all()): raise ValueError(f'the limit must be a power per stem, of at least 0, got {most.tolist()}: take a little more than `Source.power` says.')
+        self.register_buffer('most', most[:,None])
+
+    def forward(self, x, sigma, y=None):
+        x0 = self.D(x, sigma, y)
+        return x0*(self.most/x0.square().mean(-1, keepdim=True).clamp(min=1e-20)).clamp(max=1).sqrt()
+
 def ready(
     D, # rule for whole tracks
-    p:Preset, # says whether estimates are led away from silence
+    p:Preset, # says whether estimates are led away from silence, and how loud they may be
+    power=None, # (stems,) mean square of real stems, `Source.power`; None: no limit
 ): # denoiser to sample from
-    "A rule as it is sampled: led as the preset says, and clamped to the range of sound."
-    return Clamp(Guided(D, weak=silence, **p.led) if p.led else D)
+    "A rule as it is sampled: led and limited as the preset says, and clamped to the range of sound."
+    if p.led: D = Guided(D, weak=silence, **p.led)
+    if p.limit and power is not None: D = Limiter(D, p.limit*torch.as_tensor(power))
+    return Clamp(D)
 
 METHODS = { # name: (trained models it needs, rule)
     'Concat': (('base',), lambda m, F: Concat(m['base'], F)),
