@@ -446,8 +446,9 @@ class Source:
         return unit(drawn(min(n, self.p.pieces), size+2*self.p.patch, self.p.sample_rate, 0, progress)[...,self.p.patch:-self.p.patch])
 
     def power(self, n=128):
-        "Mean square of the stems of training tracks, (4,)."
-        return self.reference(self.p.length(self.p.parts), n).square().mean((0, 2))
+        "Mean square of the stems of training tracks, (4,); tracks in which a stem is silent do not count for it."
+        each = self.reference(self.p.length(self.p.parts), n).square().mean(-1)
+        return each.sum(0)/(each > 0).sum(0).clamp(min=1)
 
     def test(self, size, n, seed=0):
         "Real tracks that nobody was trained on: how good can one be?"

@@ -269,6 +269,25 @@ def test_led_away_from_silence():
     assert torch.allclose(music.ready(Quarter(), PRESETS['paper'])(x, torch.ones(1)), x/4)
 
 
+def test_no_stem_louder_than_the_limit():
+    "Each stem of each track by itself; what is below the limit is left exactly as it is."
+    x = torch.tensor([[2., 4., 8., 0.], [1., 1., 1., 1.]])[...,None].expand(2, 4, 32).clone() # a quarter of it: powers .25, 1, 4, 0 and 1/16
+    said = music.Limiter(Quarter(), [1., .5, .25, 0.])(x, torch.ones(2))
+    assert torch.allclose(said[0].square().mean(-1), torch.tensor([.25, .5, .25, 0.]))
+    assert torch.equal(said[1,:3], x[1,:3]/4) and not said[1,3].any()
+    for bad in ([[1.]*4], [1., -1., 1., 1.], [1., float('nan'), 1., 1.]):
+        with pytest.raises(ValueError, match='a power per stem'): music.Limiter(Quarter(), bad)
+
+
+def test_ready_is_limited_as_the_preset_says():
+    x,s,power = torch.full((1, 4, 16), 2.),torch.full((1,), 20.),[.01]*4
+    assert torch.allclose(music.ready(Quarter(), TINY, power)(x, s).square().mean(-1), torch.tensor(TINY.limit*.01))
+    for p,told in ((TINY, None), (PRESETS['paper'], power)): assert torch.equal(music.ready(Quarter(), p, told)(x, s), x/4)
+    source,tracks = music.Source('procedural', TINY),torch.full((2, 4, 8), .5); tracks[0,3] = 0; tracks[:,0] = 0
+    source.reference = lambda size, n: tracks
+    assert source.power().tolist() == [0, .25, .25, .25] # a stem that is silent in one track is as loud as in the other
+
+
 class Quarter(torch.nn.Module):
     sigma_data = .2
     def forward(self, x, sigma, y=None): return x/4
