@@ -552,7 +552,7 @@ class Limiter(Wrapped):
 
     def forward(self, x, sigma, y=None):
         x0 = self.D(x, sigma, y)
-        return x0*(self.most/x0.square().mean(-1, keepdim=True).clamp(min=1e-20)).clamp(max=1).sqrt()
+        return x0*(self.most.to(x0)/x0.square().mean(-1, keepdim=True).clamp(min=1e-20)).clamp(max=1).sqrt()
 
 def ready(
     D, # rule for whole tracks
