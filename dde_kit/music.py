@@ -552,6 +552,7 @@ class Limiter(Wrapped):
 
     def forward(self, x, sigma, y=None):
         x0 = self.D(x, sigma, y)
+        if x0.shape[1] != len(self.most): raise ValueError(f'the limit has {len(self.most)} powers and the track {x0.shape[1]} stems: give one power per stem.')
         return x0*(self.most.to(x0)/x0.square().mean(-1, keepdim=True).clamp(min=1e-20)).clamp(max=1).sqrt()
 
 def ready(

@@ -277,6 +277,7 @@ def test_no_stem_louder_than_the_limit():
     assert torch.equal(said[1,:3], x[1,:3]/4) and not said[1,3].any()
     for bad in ([[1.]*4], [1., -1., 1., 1.], [1., float('nan'), 1., 1.]):
         with pytest.raises(ValueError, match='a power per stem'): music.Limiter(Quarter(), bad)
+    with pytest.raises(ValueError, match='2 powers and the track 4 stems'): music.Limiter(Quarter(), [1., 1.])(x, torch.ones(2))
 
 
 def test_ready_is_limited_as_the_preset_says():
