@@ -97,6 +97,7 @@ def clevr_tables(m, p, o):
 # %% ../nbs/52_evaluate.ipynb #c014
 def music_tables(m, p, o):
     "Tables of the music domain, one per length."
+    if o.size and o.size < 2: raise ValueError(f'a long track has at least 2 parts, got {o.size}: 5 make 4l, 13 make 10l')
     models = {k: D.to(o.device) for k,D in m.trained(o.folder).items()}
     wanted,n,source = pick(m.METHODS, o.methods),o.samples or p.samples,m.Source(o.data, p, **o.reading)
     power = source.power().to(o.device) if p.limit else None
