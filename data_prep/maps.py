@@ -25,6 +25,7 @@ kilometre of their own, so no held-out image shares ground with a training image
 OUT holds `map` and `sat` (uint8, n x 3 x H x W), `held` (bool, n), `source` (one name per place) and, for tiles, `place`
 (float64, n x 2: latitude and longitude of the centre, degrees). OUT.json is the manifest, OUT.png shows some of it.
 """
+
 import functools
 import hashlib
 import json
@@ -38,175 +39,307 @@ from typing import NamedTuple
 import numpy as np
 
 from . import pairs
-from .fetch import (Missing, PrepError, bar, begin, command, content, digest, fetcher, finish, is_image, parser, positive, rebase, save_npz)
+from .fetch import (
+    Missing,
+    PrepError,
+    bar,
+    begin,
+    command,
+    content,
+    digest,
+    fetcher,
+    finish,
+    is_image,
+    parser,
+    positive,
+    rebase,
+    save_npz,
+)
 from .preview import preview as picture_of
 
-MODULES = ['httpx', 'tenacity', 'filelock', 'PIL']
-PAPER = 35.707,139.600                                   # latitude and longitude of the paper's square
-GSI = 'https://maps.gsi.go.jp/development/ichiran.html'
+MODULES = ["httpx", "tenacity", "filelock", "PIL"]
+PAPER = 35.707, 139.600  # latitude and longitude of the paper's square
+GSI = "https://maps.gsi.go.jp/development/ichiran.html"
 
 
-class Layer(NamedTuple): name:str; url:str; zooms:tuple; terms:str
+class Layer(NamedTuple):
+    name: str
+    url: str
+    zooms: tuple
+    terms: str
 
-LAYERS = {l.name: l for l in [
-    Layer('gsi-photo', 'https://cyberjapandata.gsi.go.jp/xyz/seamlessphoto/{z}/{x}/{y}.jpg', (2, 18), f'出典: 地理院タイル (国土地理院) / GSI tiles, seamless photo, {GSI}; cut, averaged and stored as arrays by dde_kit. GSI content terms: credit; do not load the server.'),
-    Layer('gsi-pale', 'https://cyberjapandata.gsi.go.jp/xyz/pale/{z}/{x}/{y}.png', (5, 18), f'出典: 地理院タイル (国土地理院) / GSI tiles, pale map, {GSI}; cut, averaged and stored as arrays by dde_kit. Survey result: use inside a team needs the credit, passing it on to the public can need an application.'),
-    Layer('gsi-std', 'https://cyberjapandata.gsi.go.jp/xyz/std/{z}/{x}/{y}.png', (5, 18), f'出典: 地理院タイル (国土地理院) / GSI tiles, standard map, {GSI}; cut, averaged and stored as arrays by dde_kit. Survey result: use inside a team needs the credit, passing it on to the public can need an application.'),
-    Layer('plateau', 'https://api.plateauview.mlit.go.jp/tiles/plateau-ortho-2023/{z}/{x}/{y}.png', (10, 19), 'PLATEAU-Ortho 2023, Ministry of Land, Infrastructure, Transport and Tourism of Japan (Project PLATEAU), CC BY 4.0; cut, averaged and stored as arrays by dde_kit.'),
-    Layer('usgs-imagery', 'https://basemap.nationalmap.gov/arcgis/rest/services/USGSImageryOnly/MapServer/tile/{z}/{y}/{x}', (9, 20), 'U.S. Geological Survey, The National Map (imagery), public domain.'),
-    Layer('usgs-topo', 'https://basemap.nationalmap.gov/arcgis/rest/services/USGSTopo/MapServer/tile/{z}/{y}/{x}', (2, 16), 'U.S. Geological Survey, The National Map (topo), public domain.'),
-]}
-PAIRS = dict(gsi=('gsi-photo', 'gsi-{style}', 18, 2), plateau=('plateau', 'gsi-{style}', 18, 2), usgs=('usgs-imagery', 'usgs-topo', 16, 1)) # photo, map, zoom, native pixels per pixel
 
-DUBAI = 'https://raw.githubusercontent.com/nive927/Dubai-Satellite-Imagery-Multiclass-Segmentation/b36fd266e363806d5c530089018fbf46dfd1befe/Semantic%20segmentation%20dataset/Tile%20{k}/{kind}/{name}'
-DUBAI_TERMS = 'Semantic segmentation of aerial imagery: Humans in the Loop with the Mohammed Bin Rashid Space Centre, CC0 1.0.'
+LAYERS = {
+    l.name: l
+    for l in [
+        Layer(
+            "gsi-photo",
+            "https://cyberjapandata.gsi.go.jp/xyz/seamlessphoto/{z}/{x}/{y}.jpg",
+            (2, 18),
+            f"出典: 地理院タイル (国土地理院) / GSI tiles, seamless photo, {GSI}; cut, averaged and stored as arrays by"
+            " dde_kit. GSI content terms: credit; do not load the server.",
+        ),
+        Layer(
+            "gsi-pale",
+            "https://cyberjapandata.gsi.go.jp/xyz/pale/{z}/{x}/{y}.png",
+            (5, 18),
+            f"出典: 地理院タイル (国土地理院) / GSI tiles, pale map, {GSI}; cut, averaged and stored as arrays by"
+            " dde_kit. Survey result: use inside a team needs the credit, passing it on to the public can need an"
+            " application.",
+        ),
+        Layer(
+            "gsi-std",
+            "https://cyberjapandata.gsi.go.jp/xyz/std/{z}/{x}/{y}.png",
+            (5, 18),
+            f"出典: 地理院タイル (国土地理院) / GSI tiles, standard map, {GSI}; cut, averaged and stored as arrays by"
+            " dde_kit. Survey result: use inside a team needs the credit, passing it on to the public can need an"
+            " application.",
+        ),
+        Layer(
+            "plateau",
+            "https://api.plateauview.mlit.go.jp/tiles/plateau-ortho-2023/{z}/{x}/{y}.png",
+            (10, 19),
+            "PLATEAU-Ortho 2023, Ministry of Land, Infrastructure, Transport and Tourism of Japan (Project PLATEAU), CC"
+            " BY 4.0; cut, averaged and stored as arrays by dde_kit.",
+        ),
+        Layer(
+            "usgs-imagery",
+            "https://basemap.nationalmap.gov/arcgis/rest/services/USGSImageryOnly/MapServer/tile/{z}/{y}/{x}",
+            (9, 20),
+            "U.S. Geological Survey, The National Map (imagery), public domain.",
+        ),
+        Layer(
+            "usgs-topo",
+            "https://basemap.nationalmap.gov/arcgis/rest/services/USGSTopo/MapServer/tile/{z}/{y}/{x}",
+            (2, 16),
+            "U.S. Geological Survey, The National Map (topo), public domain.",
+        ),
+    ]
+}
+PAIRS = dict(
+    gsi=("gsi-photo", "gsi-{style}", 18, 2),
+    plateau=("plateau", "gsi-{style}", 18, 2),
+    usgs=("usgs-imagery", "usgs-topo", 16, 1),
+)  # photo, map, zoom, native pixels per pixel
 
-CLAUSE = '''Google Maps Platform Terms of Service, section 3.2.3 (https://cloud.google.com/maps-platform/terms), in short: content may not be
+DUBAI = "https://raw.githubusercontent.com/nive927/Dubai-Satellite-Imagery-Multiclass-Segmentation/b36fd266e363806d5c530089018fbf46dfd1befe/Semantic%20segmentation%20dataset/Tile%20{k}/{kind}/{name}"
+DUBAI_TERMS = (
+    "Semantic segmentation of aerial imagery: Humans in the Loop with the Mohammed Bin Rashid Space Centre, CC0 1.0."
+)
+
+CLAUSE = """Google Maps Platform Terms of Service, section 3.2.3 (https://cloud.google.com/maps-platform/terms), in short: content may not be
 exported or scraped for use outside the services, "bulk download" of map tiles being named as an example (a); it may not be cached
 (b); and nothing may be created from it, among other things it may not be used "to train, test, validate or fine-tune" models (c).
-A dataset for training is all three. Only an agreement of your own with Google can allow it; read yours before going on.'''
+A dataset for training is all three. Only an agreement of your own with Google can allow it; read yours before going on."""
 
 
 # --- geometry --------------------------------------------------------------------------------------------------------
 
+
 def pixel(lat, lon, zoom):
     "Web-Mercator position in pixels (x right, y down) of 256-pixel tiles."
-    n = 256*2**zoom
-    return (lon+180)/360*n,(1-math.asinh(math.tan(math.radians(lat)))/math.pi)/2*n
+    n = 256 * 2**zoom
+    return (lon + 180) / 360 * n, (1 - math.asinh(math.tan(math.radians(lat))) / math.pi) / 2 * n
 
 
 def degrees(x, y, zoom):
     "Latitude and longitude of a position in pixels."
-    n = 256*2**zoom
-    return math.degrees(math.atan(math.sinh(math.pi*(1-2*y/n)))),x/n*360-180
+    n = 256 * 2**zoom
+    return math.degrees(math.atan(math.sinh(math.pi * (1 - 2 * y / n)))), x / n * 360 - 180
 
 
-def metres(lat, zoom): return 156543.03392804097*math.cos(math.radians(lat))/2**zoom # of a pixel
+def metres(lat, zoom):
+    return 156543.03392804097 * math.cos(math.radians(lat)) / 2**zoom  # of a pixel
 
 
 def shuffled(n, seed):
     "The numbers below `n` in a random order, without storing them."
-    g,moved = np.random.default_rng([seed, n]),{}
-    for i in range(n): j = int(g.integers(i, n)); yield moved.get(j, j); moved[j] = moved.pop(i, i)
+    g, moved = np.random.default_rng([seed, n]), {}
+    for i in range(n):
+        j = int(g.integers(i, n))
+        yield moved.get(j, j)
+        moved[j] = moved.pop(i, i)
 
 
 def average(a, k):
     "Mean over k x k pixels."
-    h,w,c = a.shape
-    return np.rint(a.reshape(h//k, k, w//k, k, c).sum((1, 3), dtype=np.uint32)/k**2).astype(np.uint8) if k > 1 else a
+    h, w, c = a.shape
+    return (
+        np.rint(a.reshape(h // k, k, w // k, k, c).sum((1, 3), dtype=np.uint32) / k**2).astype(np.uint8) if k > 1 else a
+    )
 
 
 def square(a):
     "Position of the centre and half a side, in pixels of the zoom."
-    lat,lon = a.center
-    if not abs(lat) < 85 or not abs(lon) <= 180: raise PrepError(f'--center {lat} {lon}: latitude between -85 and 85 and longitude between -180 and 180 are needed, in this order.')
-    return *pixel(lat, lon, a.zoom),a.side*1000/metres(lat, a.zoom)/2
+    lat, lon = a.center
+    if not abs(lat) < 85 or not abs(lon) <= 180:
+        raise PrepError(
+            f"--center {lat} {lon}: latitude between -85 and 85 and longitude between -180 and 180 are needed, in this"
+            " order."
+        )
+    return *pixel(lat, lon, a.zoom), a.side * 1000 / metres(lat, a.zoom) / 2
 
 
 # --- what a place is, per source -------------------------------------------------------------------------------------
 
-class Drop(Exception): "A place that makes no pair, and why."
+
+class Drop(Exception):
+    "A place that makes no pair, and why."
 
 
 def look(photo, street, a):
     "Drops what teaches nothing."
     if photo is not None:
-        v = photo.astype(np.int16); low,high = v.min(2),v.max(2)
-        if v[::2, ::2].std((0, 1), dtype=np.float32).max() < 3 or pairs.dominant(photo) > .5: raise Drop('blank photo')
-        if ((low > 215)&(high-low < 20)).mean() > a.cloud: raise Drop('clouds')
-    if street is not None and pairs.dominant(street) > a.blank: raise Drop('blank map')
+        v = photo.astype(np.int16)
+        low, high = v.min(2), v.max(2)
+        if v[::2, ::2].std((0, 1), dtype=np.float32).max() < 3 or pairs.dominant(photo) > 0.5:
+            raise Drop("blank photo")
+        if ((low > 215) & (high - low < 20)).mean() > a.cloud:
+            raise Drop("clouds")
+    if street is not None and pairs.dominant(street) > a.blank:
+        raise Drop("blank map")
 
 
 def picture(side):
     "A check: a complete square picture -> RGB (side, side, 3), share of transparent pixels, checksum."
-    def check(body, kind=''):
+
+    def check(body, kind=""):
         im = is_image(body, kind)
-        if im.size != (side, side): raise ValueError(f'a picture of {im.size[0]}x{im.size[1]} pixels instead of {side}x{side}')
-        clear = (np.asarray(im.convert('RGBA'))[..., 3] < 128).mean() if im.mode in ('RGBA', 'LA', 'PA') or 'transparency' in im.info else 0.
-        return np.asarray(im.convert('RGB')),clear,hashlib.sha256(body).hexdigest()
+        if im.size != (side, side):
+            raise ValueError(f"a picture of {im.size[0]}x{im.size[1]} pixels instead of {side}x{side}")
+        clear = (
+            (np.asarray(im.convert("RGBA"))[..., 3] < 128).mean()
+            if im.mode in ("RGBA", "LA", "PA") or "transparency" in im.info
+            else 0.0
+        )
+        return np.asarray(im.convert("RGB")), clear, hashlib.sha256(body).hexdigest()
+
     return check
 
 
 class Tiles:
     "Blocks of k x k tiles of two layers; blocks never overlap."
+
     def __init__(self, a):
-        self.a,self.layers = a,(a.photo, a.street)
+        self.a, self.layers = a, (a.photo, a.street)
         for l in self.layers:
-            if not l.zooms[0] <= a.zoom <= l.zooms[1]: raise PrepError(f'{l.name} has tiles from zoom {l.zooms[0]} to {l.zooms[1]}, not {a.zoom}: choose another --zoom or --source.')
-        if a.size*a.reduce % 256: raise PrepError(f'--size {a.size} times --reduce {a.reduce} is {a.size*a.reduce} tile pixels: whole tiles of 256 are needed, for example --size {max(256//a.reduce, round(a.size*a.reduce/256)*256//a.reduce)}.')
-        self.k = a.size*a.reduce//256
-        x,y,half = square(a); b = 256*self.k
-        self.x0,self.y0 = (math.ceil((c-half)/b-.5) for c in (x, y))                          # blocks whose centre lies in the square
-        self.nx,self.ny = (math.floor((c+half)/b-.5)-o+1 for c,o in ((x, self.x0), (y, self.y0)))
-        if self.nx < 1 or self.ny < 1: raise PrepError(f'--side {a.side} km is smaller than one image ({b*metres(a.center[0], a.zoom):.0f} m): choose a larger square.')
-        self.wide = max(1, round(1000/(b*metres(a.center[0], a.zoom))))                       # blocks along a cell of about a kilometre
-        self.requests,self.total = 2*self.k**2,self.nx*self.ny                                # per place; places
+            if not l.zooms[0] <= a.zoom <= l.zooms[1]:
+                raise PrepError(
+                    f"{l.name} has tiles from zoom {l.zooms[0]} to {l.zooms[1]}, not {a.zoom}: choose another --zoom or"
+                    " --source."
+                )
+        if a.size * a.reduce % 256:
+            raise PrepError(
+                f"--size {a.size} times --reduce {a.reduce} is {a.size * a.reduce} tile pixels: whole tiles of 256 are"
+                f" needed, for example --size {max(256 // a.reduce, round(a.size * a.reduce / 256) * 256 // a.reduce)}."
+            )
+        self.k = a.size * a.reduce // 256
+        x, y, half = square(a)
+        b = 256 * self.k
+        self.x0, self.y0 = (math.ceil((c - half) / b - 0.5) for c in (x, y))  # blocks whose centre lies in the square
+        self.nx, self.ny = (math.floor((c + half) / b - 0.5) - o + 1 for c, o in ((x, self.x0), (y, self.y0)))
+        if self.nx < 1 or self.ny < 1:
+            raise PrepError(
+                f"--side {a.side} km is smaller than one image ({b * metres(a.center[0], a.zoom):.0f} m): choose a"
+                " larger square."
+            )
+        self.wide = max(1, round(1000 / (b * metres(a.center[0], a.zoom))))  # blocks along a cell of about a kilometre
+        self.requests, self.total = 2 * self.k**2, self.nx * self.ny  # per place; places
 
     def places(self):
-        for i in shuffled(self.total, self.a.seed): yield self.x0+i%self.nx,self.y0+i//self.nx
+        for i in shuffled(self.total, self.a.seed):
+            yield self.x0 + i % self.nx, self.y0 + i // self.nx
 
-    def cell(self, p): return p[0]//self.wide,p[1]//self.wide
-    def centre(self, p): b = 256*self.k; return degrees((p[0]+.5)*b, (p[1]+.5)*b, self.a.zoom)
-    def name(self, p): return f'{self.a.source}/{self.a.zoom}/{p[0]*self.k}/{p[1]*self.k}'+(f'+{self.k}' if self.k > 1 else '')
+    def cell(self, p):
+        return p[0] // self.wide, p[1] // self.wide
+
+    def centre(self, p):
+        b = 256 * self.k
+        return degrees((p[0] + 0.5) * b, (p[1] + 0.5) * b, self.a.zoom)
+
+    def name(self, p):
+        return f"{self.a.source}/{self.a.zoom}/{p[0] * self.k}/{p[1] * self.k}" + (f"+{self.k}" if self.k > 1 else "")
 
     def read(self, f, p, judge=True):
         "Photo and map (size, size, 3), and the checksums of their tiles."
-        z,k,out,sums = self.a.zoom,self.k,[],{}
+        z, k, out, sums = self.a.zoom, self.k, [], {}
         for l in self.layers:
-            whole = np.empty((256*k, 256*k, 3), np.uint8)
+            whole = np.empty((256 * k, 256 * k, 3), np.uint8)
             for j in range(k):
                 for i in range(k):
-                    x,y = p[0]*k+i,p[1]*k+j
-                    path = f'tiles/{l.name}/{z}/{x}/{y}'
-                    try: rgb,clear,sums[path] = f.get(rebase(l.url, self.a.base).format(z=z, x=x, y=y), path, picture(256))
-                    except Missing: raise Drop(f'no tile of {l.name}') from None
-                    if clear > .01: raise Drop(f'transparent tile of {l.name}')
-                    whole[j*256:(j+1)*256, i*256:(i+1)*256] = rgb
-            if judge: look(*((whole, None) if l is self.layers[0] else (None, whole)), self.a)
+                    x, y = p[0] * k + i, p[1] * k + j
+                    path = f"tiles/{l.name}/{z}/{x}/{y}"
+                    try:
+                        rgb, clear, sums[path] = f.get(
+                            rebase(l.url, self.a.base).format(z=z, x=x, y=y), path, picture(256)
+                        )
+                    except Missing:
+                        raise Drop(f"no tile of {l.name}") from None
+                    if clear > 0.01:
+                        raise Drop(f"transparent tile of {l.name}")
+                    whole[j * 256 : (j + 1) * 256, i * 256 : (i + 1) * 256] = rgb
+            if judge:
+                look(*((whole, None) if l is self.layers[0] else (None, whole)), self.a)
             out.append(average(whole, self.a.reduce))
-        return *out,sums
+        return *out, sums
 
 
 class Google:
     "Static Maps at zoom 19, 600 x 600, the top left 512 averaged to 128."
+
     requests = 2
+
     def __init__(self, a):
-        self.a = a; self.x,self.y,self.half = square(a)
-        self.side = 512*max(1, round(1000/(512*metres(a.center[0], a.zoom))))                 # of a cell, in pixels
-        self.total = int((2*self.half)**2/512**2)                                             # about as many places as fit side by side
+        self.a = a
+        self.x, self.y, self.half = square(a)
+        self.side = 512 * max(1, round(1000 / (512 * metres(a.center[0], a.zoom))))  # of a cell, in pixels
+        self.total = int((2 * self.half) ** 2 / 512**2)  # about as many places as fit side by side
 
     def places(self):
         "Corners of 512-pixel crops inside one cell each: those of two cells never overlap."
         g = np.random.default_rng([self.a.seed, 19])
-        for _ in range(4*self.total):
-            p = tuple(int(c+g.uniform(-self.half, self.half))-300 for c in (self.x, self.y))
-            if all(v//self.side == (v+511)//self.side for v in p): yield p
+        for _ in range(4 * self.total):
+            p = tuple(int(c + g.uniform(-self.half, self.half)) - 300 for c in (self.x, self.y))
+            if all(v // self.side == (v + 511) // self.side for v in p):
+                yield p
 
-    def cell(self, p): return p[0]//self.side,p[1]//self.side
-    def centre(self, p): return degrees(p[0]+256, p[1]+256, self.a.zoom)
-    def name(self, p): return f'google/19/{p[0]},{p[1]}'
+    def cell(self, p):
+        return p[0] // self.side, p[1] // self.side
+
+    def centre(self, p):
+        return degrees(p[0] + 256, p[1] + 256, self.a.zoom)
+
+    def name(self, p):
+        return f"google/19/{p[0]},{p[1]}"
 
     def read(self, f, p, judge=True):
-        out,sums = [],{}
-        lat,lon = degrees(p[0]+300, p[1]+300, self.a.zoom)
-        for kind in ('satellite', 'roadmap'):
-            url = f'https://maps.googleapis.com/maps/api/staticmap?center={lat:.7f},{lon:.7f}&zoom=19&size=600x600&maptype={kind}'
-            if kind == 'roadmap': url += '&style=feature:all|element:labels|visibility:off'
-            path = f'google/{p[0]}_{p[1]}_{kind}'
-            rgb,_,sums[path] = f.get(rebase(url, self.a.base)+f'&key={self.a.key}', path, picture(600))
+        out, sums = [], {}
+        lat, lon = degrees(p[0] + 300, p[1] + 300, self.a.zoom)
+        for kind in ("satellite", "roadmap"):
+            url = f"https://maps.googleapis.com/maps/api/staticmap?center={lat:.7f},{lon:.7f}&zoom=19&size=600x600&maptype={kind}"
+            if kind == "roadmap":
+                url += "&style=feature:all|element:labels|visibility:off"
+            path = f"google/{p[0]}_{p[1]}_{kind}"
+            rgb, _, sums[path] = f.get(rebase(url, self.a.base) + f"&key={self.a.key}", path, picture(600))
             rgb = rgb[:512, :512]
-            if judge: look(*((rgb, None) if kind == 'satellite' else (None, rgb)), self.a)
+            if judge:
+                look(*((rgb, None) if kind == "satellite" else (None, rgb)), self.a)
             out.append(average(rgb, 4))
-        return *out,sums
+        return *out, sums
 
 
 def hold_out(groups, share, seed):
     "Which of n items are held out: whole groups, in a random order that depends on their names alone, until the share is reached."
-    order = sorted(set(groups), key=lambda g: hashlib.sha256(f'{seed} {g}'.encode()).digest())
-    if len(order) < 2: raise PrepError('All pairs are from one place, so none can be held out without sharing its ground: take more (--number, --limit) or a larger square.')
-    held,count = set(),Counter(groups)
+    order = sorted(set(groups), key=lambda g: hashlib.sha256(f"{seed} {g}".encode()).digest())
+    if len(order) < 2:
+        raise PrepError(
+            "All pairs are from one place, so none can be held out without sharing its ground: take more (--number,"
+            " --limit) or a larger square."
+        )
+    held, count = set(), Counter(groups)
     for g in order[:-1]:
-        if sum(count[h] for h in held) >= share*len(groups) and held: break
+        if sum(count[h] for h in held) >= share * len(groups) and held:
+            break
         held.add(g)
     return np.array([g in held for g in groups])
 
@@ -214,135 +347,278 @@ def hold_out(groups, share, seed):
 def from_places(a, source, **kw):
     "Fetches places until there are enough, then writes them."
     n = a.limit or a.number
-    if n > source.total: raise PrepError(f'{n} places were asked for and the square of {a.side} km has {source.total}: choose a larger --side or a smaller --number.')
+    if n > source.total:
+        raise PrepError(
+            f"{n} places were asked for and the square of {a.side} km has {source.total}: choose a larger --side or a"
+            " smaller --number."
+        )
     with fetcher(a, **kw) as f:
-        good,drops,sums = [],Counter(),{}
-        with bar(total=n, unit='place', desc=a.source) as b:
+        good, drops, sums = [], Counter(), {}
+        with bar(total=n, unit="place", desc=a.source) as b:
             for p in source.places():
-                try: _,_,s = source.read(f, p)
+                try:
+                    _, _, s = source.read(f, p)
                 except Drop as e:
-                    drops[str(e)] += 1; b.set_postfix(left_out=sum(drops.values()))
-                    if not good and sum(drops.values()) == 60: raise PrepError(f'The first 60 places of the draw give nothing ({", ".join(f"{v} {k}" for k,v in drops.items())}): is this square covered by {a.source} at zoom {a.zoom}? Look at one tile in a browser, then choose another --center, --zoom or --source.') from None
+                    drops[str(e)] += 1
+                    b.set_postfix(left_out=sum(drops.values()))
+                    if not good and sum(drops.values()) == 60:
+                        raise PrepError(
+                            "The first 60 places of the draw give nothing"
+                            f" ({', '.join(f'{v} {k}' for k, v in drops.items())}): is this square covered by"
+                            f" {a.source} at zoom {a.zoom}? Look at one tile in a browser, then choose another"
+                            " --center, --zoom or --source."
+                        ) from None
                     continue
-                good.append(p); sums |= s; b.update()
-                if len(good) == n: break
-        if len(good) < n: raise PrepError(f'Only {len(good)} of {n} places in this square are usable ({", ".join(f"{v} {k}" for k,v in drops.items())}): choose --number {len(good)} or a larger --side. The tiles are kept.')
+                good.append(p)
+                sums |= s
+                b.update()
+                if len(good) == n:
+                    break
+        if len(good) < n:
+            raise PrepError(
+                f"Only {len(good)} of {n} places in this square are usable"
+                f" ({', '.join(f'{v} {k}' for k, v in drops.items())}): choose --number {len(good)} or a larger --side."
+                " The tiles are kept."
+            )
         cells = [source.cell(p) for p in good]
         held = hold_out(cells if len(set(cells)) > 1 else good, a.held, a.seed)
         shape = (n, 3, a.size, a.size)
-        pieces = lambda k: (source.read(f, p, False)[k].transpose(2, 0, 1) for p in bar(good, unit='place', desc=('writing sat', 'writing map')[k]))
-        save_npz(a.out, map=(np.uint8, shape, pieces(1)), sat=(np.uint8, shape, pieces(0)), held=held,
-                 place=np.array([source.centre(p) for p in good]), source=np.array([source.name(p) for p in good]))
-        return n,int(held.sum()),dict(drops),sums,f.requests
+        pieces = lambda k: (
+            source.read(f, p, False)[k].transpose(2, 0, 1)
+            for p in bar(good, unit="place", desc=("writing sat", "writing map")[k])
+        )
+        save_npz(
+            a.out,
+            map=(np.uint8, shape, pieces(1)),
+            sat=(np.uint8, shape, pieces(0)),
+            held=held,
+            place=np.array([source.centre(p) for p in good]),
+            source=np.array([source.name(p) for p in good]),
+        )
+        return n, int(held.sum()), dict(drops), sums, f.requests
 
 
 def from_folder(a, folder, images=None, hold=()):
     "Crops of image/label pairs."
     folder = Path(folder)
-    files = lambda kinds: sorted(p for e in kinds for p in [*folder.glob(f'*.{e}'), *folder.glob(f'*/*.{e}')])
-    jpg,layout = files(('jpg', 'jpeg')),a.layout
-    if layout == 'auto': layout = 'two' if jpg and all(p.with_suffix('.png').exists() for p in jpg) else 'side'
-    images = images or (jpg if layout == 'two' else files(('jpg', 'jpeg', 'png')))
-    if a.limit and a.source == 'folder': images = images[:a.limit]
-    read = pairs.two_files if layout == 'two' else functools.partial(pairs.side_by_side, photo=a.photo_side)
+    files = lambda kinds: sorted(p for e in kinds for p in [*folder.glob(f"*.{e}"), *folder.glob(f"*/*.{e}")])
+    jpg, layout = files(("jpg", "jpeg")), a.layout
+    if layout == "auto":
+        layout = "two" if jpg and all(p.with_suffix(".png").exists() for p in jpg) else "side"
+    images = images or (jpg if layout == "two" else files(("jpg", "jpeg", "png")))
+    if a.limit and a.source == "folder":
+        images = images[: a.limit]
+    read = pairs.two_files if layout == "two" else functools.partial(pairs.side_by_side, photo=a.photo_side)
     try:
-        with bar(total=len(images), unit='image', desc='cutting') as b:
-            arrays,dropped = pairs.cut(folder, a.size, hold, a.blank, lambda p: (b.update(), read(p))[1], ('jpg', 'jpeg', 'png'), images)
+        with bar(total=len(images), unit="image", desc="cutting") as b:
+            arrays, dropped = pairs.cut(
+                folder, a.size, hold, a.blank, lambda p: (b.update(), read(p))[1], ("jpg", "jpeg", "png"), images
+            )
     except (FileNotFoundError, ValueError, OSError) as e:
-        if getattr(e, 'errno', None): raise
-        raise PrepError(f'{e}') from None
-    if not any(arrays['held']): arrays['held'] = hold_out([s.rpartition('@')[0] for s in arrays['source'].tolist()], a.held, a.seed)
+        if getattr(e, "errno", None):
+            raise
+        raise PrepError(f"{e}") from None
+    if not any(arrays["held"]):
+        arrays["held"] = hold_out([s.rpartition("@")[0] for s in arrays["source"].tolist()], a.held, a.seed)
     save_npz(a.out, **arrays)
-    sums = {q.relative_to(folder).as_posix(): digest(q, 'sha256')[0] for p in images for q in ([p, p.with_suffix('.png')] if layout == 'two' else [p])}
-    return len(arrays['sat']),int(arrays['held'].sum()),{'nearly empty map': dropped},sums,0
+    sums = {
+        q.relative_to(folder).as_posix(): digest(q, "sha256")[0]
+        for p in images
+        for q in ([p, p.with_suffix(".png")] if layout == "two" else [p])
+    }
+    return len(arrays["sat"]), int(arrays["held"].sum()), {"nearly empty map": dropped}, sums, 0
 
 
 def dubai(a):
     "The 144 files, each verified against the commit it comes from."
-    known = json.loads(Path(__file__).with_name('dubai.json').read_text())
-    names = sorted(k for k in known if k.endswith('.jpg'))
-    if a.limit: names = sorted(names, key=lambda s: (s[-7:], s))[:a.limit]                    # the first image of every tile, then the second
+    known = json.loads(Path(__file__).with_name("dubai.json").read_text())
+    names = sorted(k for k in known if k.endswith(".jpg"))
+    if a.limit:
+        names = sorted(names, key=lambda s: (s[-7:], s))[: a.limit]  # the first image of every tile, then the second
     with fetcher(a) as f:
-        for s in bar([n[:-4]+e for n in names for e in ('.jpg', '.png')], unit='file', desc='dubai'):
-            tile,name = s.split('/'); size,git = known[s]
-            url = rebase(DUBAI.format(k=tile[5:], kind='images' if s.endswith('.jpg') else 'masks', name=name), a.base)
-            def check(body, kind='', size=size, git=git):
+        for s in bar([n[:-4] + e for n in names for e in (".jpg", ".png")], unit="file", desc="dubai"):
+            tile, name = s.split("/")
+            size, git = known[s]
+            url = rebase(DUBAI.format(k=tile[5:], kind="images" if s.endswith(".jpg") else "masks", name=name), a.base)
+
+            def check(body, kind="", size=size, git=git):
                 is_image(body, kind)
-                if hashlib.sha1(b'blob %d\0' % len(body)+body).hexdigest() != git: raise ValueError(f'another file than the published one ({len(body)} bytes instead of {size}, or the same number with other content)')
-            f.get(url, f'dubai/{s}', check)
-        folder = f.cache/'dubai'
-        hold = a.hold or [t for t in ('tile_2', 'tile_4') if any(n.startswith(t) for n in names)]
-        *rest,_ = from_folder(a, folder, [folder/n for n in names], hold)
-        return *rest,f.requests
+                if hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest() != git:
+                    raise ValueError(
+                        f"another file than the published one ({len(body)} bytes instead of {size}, or the same number"
+                        " with other content)"
+                    )
+
+            f.get(url, f"dubai/{s}", check)
+        folder = f.cache / "dubai"
+        hold = a.hold or [t for t in ("tile_2", "tile_4") if any(n.startswith(t) for n in names)]
+        *rest, _ = from_folder(a, folder, [folder / n for n in names], hold)
+        return *rest, f.requests
 
 
 def main(argv=None):
-    ap = parser('maps', __doc__, MODULES, 'the .npz to write; its manifest gets the same name with .json')
-    ap.add_argument('--source', default='gsi', choices=[*PAIRS, 'tiles', 'dubai', 'folder', 'google'])
-    ap.add_argument('--number', type=int, default=7300, help='places (default 7300, as the paper)')
-    ap.add_argument('--size', type=int, default=128, help='side of an image in pixels (default 128; 256, 512: blocks of tiles)')
-    ap.add_argument('--center', type=float, nargs=2, metavar=('LAT', 'LON'), help=f'centre of the square in degrees (default {PAPER[0]} {PAPER[1]:.3f}, the paper\'s)')
-    ap.add_argument('--side', type=float, default=20., metavar='KM', help='of the square (default 20)')
-    ap.add_argument('--zoom', type=int, help='of the tiles (default 18; usgs 16)')
-    ap.add_argument('--reduce', type=int, help='tile pixels along a pixel of the result, averaged (default 2; usgs 1)')
-    ap.add_argument('--style', default='pale', choices=['pale', 'std'], help='GSI map (default pale)')
-    ap.add_argument('--photo-url'); ap.add_argument('--map-url'); ap.add_argument('--terms', help='licence and credit of these servers, for the manifest')
-    ap.add_argument('--seed', type=int, default=0, help='of the draw (default 0)')
-    ap.add_argument('--held', type=float, default=.1, help='share held out (default 0.1)')
-    ap.add_argument('--blank', type=float, default=.98, help='leave out maps with a larger share in one colour (default 0.98)')
-    ap.add_argument('--cloud', type=float, default=.3, help='leave out photos with a larger share of bright grey (default 0.3)')
-    ap.add_argument('--folder'); ap.add_argument('--layout', default='auto', choices=['auto', 'side', 'two'], help='of the pairs in --folder')
-    ap.add_argument('--photo-side', default='left', choices=['left', 'right'], help='where the photo is in a side-by-side image (default left)')
-    ap.add_argument('--hold', nargs='*', default=[], help='sub-folders to hold out instead of a share of the images')
-    ap.add_argument('--max-requests', type=int, help='google: stop after so many requests (default: what the places need, and a tenth more)')
-    ap.add_argument('--my-agreement-allows-this', action='store_true', help='google: you state that your agreement with Google allows bulk download, storage and training')
+    ap = parser("maps", __doc__, MODULES, "the .npz to write; its manifest gets the same name with .json")
+    ap.add_argument("--source", default="gsi", choices=[*PAIRS, "tiles", "dubai", "folder", "google"])
+    ap.add_argument("--number", type=int, default=7300, help="places (default 7300, as the paper)")
+    ap.add_argument(
+        "--size", type=int, default=128, help="side of an image in pixels (default 128; 256, 512: blocks of tiles)"
+    )
+    ap.add_argument(
+        "--center",
+        type=float,
+        nargs=2,
+        metavar=("LAT", "LON"),
+        help=f"centre of the square in degrees (default {PAPER[0]} {PAPER[1]:.3f}, the paper's)",
+    )
+    ap.add_argument("--side", type=float, default=20.0, metavar="KM", help="of the square (default 20)")
+    ap.add_argument("--zoom", type=int, help="of the tiles (default 18; usgs 16)")
+    ap.add_argument("--reduce", type=int, help="tile pixels along a pixel of the result, averaged (default 2; usgs 1)")
+    ap.add_argument("--style", default="pale", choices=["pale", "std"], help="GSI map (default pale)")
+    ap.add_argument("--photo-url")
+    ap.add_argument("--map-url")
+    ap.add_argument("--terms", help="licence and credit of these servers, for the manifest")
+    ap.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
+    ap.add_argument("--held", type=float, default=0.1, help="share held out (default 0.1)")
+    ap.add_argument(
+        "--blank", type=float, default=0.98, help="leave out maps with a larger share in one colour (default 0.98)"
+    )
+    ap.add_argument(
+        "--cloud", type=float, default=0.3, help="leave out photos with a larger share of bright grey (default 0.3)"
+    )
+    ap.add_argument("--folder")
+    ap.add_argument("--layout", default="auto", choices=["auto", "side", "two"], help="of the pairs in --folder")
+    ap.add_argument(
+        "--photo-side",
+        default="left",
+        choices=["left", "right"],
+        help="where the photo is in a side-by-side image (default left)",
+    )
+    ap.add_argument("--hold", nargs="*", default=[], help="sub-folders to hold out instead of a share of the images")
+    ap.add_argument(
+        "--max-requests",
+        type=int,
+        help="google: stop after so many requests (default: what the places need, and a tenth more)",
+    )
+    ap.add_argument(
+        "--my-agreement-allows-this",
+        action="store_true",
+        help="google: you state that your agreement with Google allows bulk download, storage and training",
+    )
     a = ap.parse_args(argv)
-    a.key = os.environ.get('GOOGLE_MAPS_API_KEY', '')
-    positive(a, 'number', 'limit', 'size', 'side', 'reduce')
-    if not 0 < a.held < 1: raise PrepError(f'--held {a.held}: a share between 0 and 1 is needed.')
-    if Path(a.out).suffix != '.npz': raise PrepError(f'--out {a.out}: the dataset is one .npz file, so a name that ends in .npz is needed.')
-    manifest = Path(a.out).with_suffix('.json')
+    a.key = os.environ.get("GOOGLE_MAPS_API_KEY", "")
+    positive(a, "number", "limit", "size", "side", "reduce")
+    if not 0 < a.held < 1:
+        raise PrepError(f"--held {a.held}: a share between 0 and 1 is needed.")
+    if Path(a.out).suffix != ".npz":
+        raise PrepError(f"--out {a.out}: the dataset is one .npz file, so a name that ends in .npz is needed.")
+    manifest = Path(a.out).with_suffix(".json")
     common = dict(source=a.source, size=a.size, limit=a.limit, seed=a.seed, held=a.held, blank=a.blank)
-    if a.source in ('dubai', 'folder'):
-        if a.source == 'folder' and not (a.folder and Path(a.folder).is_dir()): raise PrepError(f'--source folder needs --folder DIR{f"; {a.folder} is no folder" if a.folder else ""}.')
-        params = dict(common, hold=a.hold, **(dict(folder=Path(a.folder).name, layout=a.layout, photo_side=a.photo_side, content=content(a.folder)) if a.source == 'folder' else {}))
-        if a.source == 'dubai': a.layout = 'two'
-        terms = [DUBAI_TERMS] if a.source == 'dubai' else [a.terms or 'as the folder that the images come from']
-        urls = [DUBAI] if a.source == 'dubai' else []
-        if begin(a, manifest, params): return
-        n,held,drops,sums,asked = dubai(a) if a.source == 'dubai' else from_folder(a, a.folder, hold=a.hold)
+    if a.source in ("dubai", "folder"):
+        if a.source == "folder" and not (a.folder and Path(a.folder).is_dir()):
+            raise PrepError(f"--source folder needs --folder DIR{f'; {a.folder} is no folder' if a.folder else ''}.")
+        params = dict(
+            common,
+            hold=a.hold,
+            **(
+                dict(folder=Path(a.folder).name, layout=a.layout, photo_side=a.photo_side, content=content(a.folder))
+                if a.source == "folder"
+                else {}
+            ),
+        )
+        if a.source == "dubai":
+            a.layout = "two"
+        terms = [DUBAI_TERMS] if a.source == "dubai" else [a.terms or "as the folder that the images come from"]
+        urls = [DUBAI] if a.source == "dubai" else []
+        if begin(a, manifest, params):
+            return
+        n, held, drops, sums, asked = dubai(a) if a.source == "dubai" else from_folder(a, a.folder, hold=a.hold)
     else:
-        if a.center is None and a.source in ('usgs', 'tiles'): raise PrepError(f'--source {a.source} needs --center LAT LON (the default square is in Japan).')
+        if a.center is None and a.source in ("usgs", "tiles"):
+            raise PrepError(f"--source {a.source} needs --center LAT LON (the default square is in Japan).")
         a.center = tuple(a.center or PAPER)
-        if a.source == 'google':
-            a.zoom,a.reduce = 19,4
-            if a.size != 128: raise PrepError('--source google makes the paper\'s images of 128 pixels only.')
-            source,terms,urls = Google(a),['Google Maps content, under the agreement of whoever ran this; '+' '.join(CLAUSE.split())],['https://maps.googleapis.com/maps/api/staticmap']
+        if a.source == "google":
+            a.zoom, a.reduce = 19, 4
+            if a.size != 128:
+                raise PrepError("--source google makes the paper's images of 128 pixels only.")
+            source, terms, urls = (
+                Google(a),
+                ["Google Maps content, under the agreement of whoever ran this; " + " ".join(CLAUSE.split())],
+                ["https://maps.googleapis.com/maps/api/staticmap"],
+            )
         else:
-            if a.source == 'tiles':
-                if not (a.photo_url and a.map_url and a.terms): raise PrepError('--source tiles needs --photo-url, --map-url and --terms (the licence and credit that the servers ask for).')
-                tag = lambda kind,u: Layer(f'{kind}-{hashlib.sha256(u.encode()).hexdigest()[:8]}', u, (0, 23), a.terms)
-                a.photo,a.street,zoom,reduce = tag('photo', a.photo_url),tag('map', a.map_url),18,2
-            else: photo,street,zoom,reduce = PAIRS[a.source]; a.photo,a.street = LAYERS[photo],LAYERS[street.format(style=a.style)]
-            a.zoom,a.reduce = a.zoom or zoom,a.reduce or reduce
-            source,terms,urls = Tiles(a),[l.terms for l in (a.photo, a.street)],[l.url for l in (a.photo, a.street)]
+            if a.source == "tiles":
+                if not (a.photo_url and a.map_url and a.terms):
+                    raise PrepError(
+                        "--source tiles needs --photo-url, --map-url and --terms (the licence and credit that the"
+                        " servers ask for)."
+                    )
+                tag = lambda kind, u: Layer(f"{kind}-{hashlib.sha256(u.encode()).hexdigest()[:8]}", u, (0, 23), a.terms)
+                a.photo, a.street, zoom, reduce = tag("photo", a.photo_url), tag("map", a.map_url), 18, 2
+            else:
+                photo, street, zoom, reduce = PAIRS[a.source]
+                a.photo, a.street = LAYERS[photo], LAYERS[street.format(style=a.style)]
+            a.zoom, a.reduce = a.zoom or zoom, a.reduce or reduce
+            source, terms, urls = Tiles(a), [l.terms for l in (a.photo, a.street)], [l.url for l in (a.photo, a.street)]
         n = a.limit or a.number
-        if n < 2: raise PrepError('At least two places are needed: one of them is held out.')
-        params = dict(common, number=a.number, center=a.center, side_km=a.side, zoom=a.zoom, reduce=a.reduce, cloud=a.cloud, urls=urls)
+        if n < 2:
+            raise PrepError("At least two places are needed: one of them is held out.")
+        params = dict(
+            common,
+            number=a.number,
+            center=a.center,
+            side_km=a.side,
+            zoom=a.zoom,
+            reduce=a.reduce,
+            cloud=a.cloud,
+            urls=urls,
+        )
         budget = None
-        if a.source == 'google':
-            budget = a.max_requests or math.ceil(1.1*2*n)
-            print(f'{CLAUSE}\n\nRequest budget: {n} places x 2 = {2*n} billed requests, at most {budget} in this run (places left out are replaced). Look up what your plan charges for them.', file=sys.stderr)
-            if not a.my_agreement_allows_this: raise PrepError('Nothing was requested. If your own agreement with Google allows bulk download, storage and training, say so with --my-agreement-allows-this; the default source (gsi) needs no agreement.')
-            if not a.key: raise PrepError('Nothing was requested. Put your own key into the environment variable GOOGLE_MAPS_API_KEY; it is never written anywhere.')
-        if begin(a, manifest, params): return
-        print(f'{n} places of {a.size} x {a.size} pixels, {a.size*a.reduce*metres(a.center[0], a.zoom):.0f} m wide: up to {n*source.requests} requests one by one, about {n*source.requests*(a.pause+.2)/3600:.1f} hours if none is in the cache.', file=sys.stderr)
-        n,held,drops,sums,asked = from_places(a, source, budget=budget, secret=a.key)
+        if a.source == "google":
+            budget = a.max_requests or math.ceil(1.1 * 2 * n)
+            print(
+                f"{CLAUSE}\n\nRequest budget: {n} places x 2 = {2 * n} billed requests, at most {budget} in this run"
+                " (places left out are replaced). Look up what your plan charges for them.",
+                file=sys.stderr,
+            )
+            if not a.my_agreement_allows_this:
+                raise PrepError(
+                    "Nothing was requested. If your own agreement with Google allows bulk download, storage and"
+                    " training, say so with --my-agreement-allows-this; the default source (gsi) needs no agreement."
+                )
+            if not a.key:
+                raise PrepError(
+                    "Nothing was requested. Put your own key into the environment variable GOOGLE_MAPS_API_KEY; it is"
+                    " never written anywhere."
+                )
+        if begin(a, manifest, params):
+            return
+        print(
+            f"{n} places of {a.size} x {a.size} pixels, {a.size * a.reduce * metres(a.center[0], a.zoom):.0f} m wide:"
+            f" up to {n * source.requests} requests one by one, about"
+            f" {n * source.requests * (a.pause + 0.2) / 3600:.1f} hours if none is in the cache.",
+            file=sys.stderr,
+        )
+        n, held, drops, sums, asked = from_places(a, source, budget=budget, secret=a.key)
     out = Path(a.out)
     picture_of(out)
-    finish(manifest, dataset='maps', parameters=params, urls=urls, licence_and_attribution=terms, pairs=n, held_out=held, left_out=drops,
-           files={out.name: digest(out, 'sha256')[0]}, sources=sums)
-    print(f'{out}: {n} pairs of {a.size} pixels, {held} of them held out; left out: {", ".join(f"{v} {k}" for k,v in drops.items() if v) or "nothing"}; {asked} requests. Manifest: {manifest}, picture: {out.with_suffix(".png")}')
+    finish(
+        manifest,
+        dataset="maps",
+        parameters=params,
+        urls=urls,
+        licence_and_attribution=terms,
+        pairs=n,
+        held_out=held,
+        left_out=drops,
+        files={out.name: digest(out, "sha256")[0]},
+        sources=sums,
+    )
+    print(
+        f"{out}: {n} pairs of {a.size} pixels, {held} of them held out; left out:"
+        f" {', '.join(f'{v} {k}' for k, v in drops.items() if v) or 'nothing'}; {asked} requests. Manifest: {manifest},"
+        f" picture: {out.with_suffix('.png')}"
+    )
 
 
-if __name__ == '__main__': command(main)
+if __name__ == "__main__":
+    command(main)

@@ -1,3 +1,5 @@
 "One thread of torch per process: two busy processes with several threads each wait for each other."
+
 import os
-os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
