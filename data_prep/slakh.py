@@ -192,7 +192,7 @@ def at(a, split, track):
     return f"{split}/{track}" if a.by_split else track  # where a track lies below --out
 
 
-# --- Slakh's own layout ------------------------------------------------------------------------------------------------
+# --- Slakh's own layout ---------------------------------------------------------------------------------------------
 
 
 def kind(is_drum, program):
@@ -274,7 +274,7 @@ def from_slakh(stream, name, a, keep):
     shutil.rmtree(work, ignore_errors=True)
 
 
-# --- four stems in four archives ---------------------------------------------------------------------------------------
+# --- four stems in four archives ------------------------------------------------------------------------------------
 
 STEM_FILE = re.compile(
     r"(?:.*?/)??(?:(bass|drums|guitar|piano)_22050/)?(train|validation|test)/(Track\d+)(?:/(bass|drums|guitar|piano))?\.wav"
@@ -366,7 +366,7 @@ def archive(f, a, url, name, md5=None, page=None, start=b"\xfd7zXZ"):
     return open(path, "rb")
 
 
-# --- MIDI --------------------------------------------------------------------------------------------------------------
+# --- MIDI -----------------------------------------------------------------------------------------------------------
 
 
 def split_midi(path):
@@ -509,7 +509,7 @@ def from_midi(a, keep):
         )
 
 
-# --- folders -------------------------------------------------------------------------------------------------------------
+# --- folders --------------------------------------------------------------------------------------------------------
 
 
 def from_folder(a, keep):

@@ -333,7 +333,7 @@ def test_any_tile_server(earth, tmp_path):
     assert np.abs(z["place"] - [-33.9, 18.4]).max() < 0.15
 
 
-# --- Google Static Maps ------------------------------------------------------------------------------------------------
+# --- Google Static Maps ---------------------------------------------------------------------------------------------
 
 
 def static_map(path):
@@ -404,7 +404,7 @@ def test_google(google, tmp_path, monkeypatch):
     assert "k3y" not in str(e.value) and "403" in str(e.value)
 
 
-# --- folders and the Dubai set -----------------------------------------------------------------------------------------
+# --- folders and the Dubai set --------------------------------------------------------------------------------------
 
 
 def pair(seed, h=130, w=200):
@@ -503,7 +503,7 @@ def test_dubai_list():
     assert len(known) == 144 and sum(v[0] for v in known.values()) == 33_523_800
 
 
-# --- killed ------------------------------------------------------------------------------------------------------------
+# --- killed ---------------------------------------------------------------------------------------------------------
 
 
 def test_killed_twenty_times(earth, tmp_path):
@@ -552,7 +552,7 @@ def test_error_on_the_command_line(earth, tmp_path):
     assert p.returncode == 1 and "Traceback" not in p.stderr and len(p.stderr.strip().splitlines()) == 1
 
 
-# --- real samples --------------------------------------------------------------------------------------------------------
+# --- real samples ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no real samples in ../shared/data/maps")

@@ -54,7 +54,7 @@ def composite(seed=0):
     return DDE(D, Tiling(4, 2), Corrected())
 
 
-# --- several processes ---------------------------------------------------------------------------------------------------------
+# --- several processes ----------------------------------------------------------------------------------------------
 
 SCRIPT = """
 import sys; sys.path.insert(0, sys.argv[1])
@@ -181,7 +181,7 @@ def test_nan_in_one_process_stops_all(tmp_path):
     assert texts[0] == texts[1] and "at step 13." in texts[0] and "after step 10" in texts[0]
 
 
-# --- pieces, precision, compilation -----------------------------------------------------------------------------------------------
+# --- pieces, precision, compilation ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", [denoiser, composite])
@@ -268,7 +268,7 @@ def test_compiled(make):
     assert all(m._compiled_call_impl is None for m in b.modules())
 
 
-# --- the best weights, trackers -----------------------------------------------------------------------------------------------------
+# --- the best weights, trackers -------------------------------------------------------------------------------------
 
 
 def rote(g, n):
@@ -362,7 +362,7 @@ def test_absent_tracker_is_named(tmp_path, monkeypatch):
         fit(denoiser(), data, tracker="tensorboard", out=tmp_path, **OPTS)
 
 
-# --- samples ----------------------------------------------------------------------------------------------------------------------
+# --- samples --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("batch", [1, 3, 16])
@@ -386,7 +386,7 @@ def test_shares_are_all_and_nearly_equal(n):
         assert [i for r in s for i in r] == list(range(n)) and max(map(len, s)) - min(map(len, s)) <= 1
 
 
-# --- killed, again and again --------------------------------------------------------------------------------------------------------
+# --- killed, again and again ----------------------------------------------------------------------------------------
 
 CHILD = textwrap.dedent("""
     "A run in pieces that keeps its best weights, in forked children that are killed until one of them comes through."

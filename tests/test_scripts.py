@@ -251,7 +251,7 @@ def test_options_of_reading(tmp_path, capsys):
         assert "maps reads its data without resample" in capsys.readouterr().err
 
 
-# --- the paper's networks, one step of training and one of sampling -----------------------------------------------------------------
+# --- the paper's networks, one step of training and one of sampling -------------------------------------------------
 
 PAPER = """
 import resource, sys, time, torch
