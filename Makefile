@@ -1,20 +1,22 @@
 # `make demo`: set up, then run the maps notebook.   `make test`: set up, then run all notebooks and tests.
-# Everything is installed into .venv inside this folder; each command can be repeated.
+# Everything is installed into .venv inside this folder, in the versions of constraints.txt; each command can be repeated.
 PYTHON ?= python3
 BIN    := .venv/bin
 N      ?= 128
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test setup readme clean
+.PHONY: demo test setup lock readme clean
 
 setup: .venv/ready
 
-.venv/ready: setup.py settings.ini
+.venv/ready: setup.py settings.ini constraints.txt
 	@$(PYTHON) -c "import sys; v=sys.version_info; sys.exit(0 if v >= (3, 11) else f'dde_kit needs Python 3.11 or newer, $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.12 ...')"
 	@echo "Setting up .venv (a few minutes, about 6 GB: most of it is torch) ..."
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt setuptools wheel
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $@
 
 demo: setup
@@ -25,11 +27,22 @@ demo: setup
 
 # Two notebooks at a time with one thread of torch each: busy threads on shared cores wait for each other.
 test: setup
-	OMP_NUM_THREADS=1 DDE_KIT_RESULTS=$(CURDIR)/out/results nbdev_test --n_workers 2 --timing
+	ruff check --quiet
+	OMP_NUM_THREADS=1 DDE_KIT_RESULTS="$(CURDIR)/out/results" nbdev_test --n_workers 2 --timing
 	OMP_NUM_THREADS=1 pytest -q
+
+# The newest versions that the ranges of settings.ini allow, as an empty environment gets them. Then: make test.
+lock:
+	rm -rf out/lock
+	$(PYTHON) -m venv out/lock
+	out/lock/bin/python -m pip install --quiet -e '.[dev]'
+	{ echo "# Made by 'make lock' from settings.ini: what 'make demo' and 'make test' install."; \
+	  out/lock/bin/python -m pip freeze --all --exclude-editable --exclude pip | sed 's/+.*//'; } > out/constraints.txt
+	mv out/constraints.txt constraints.txt
+	rm -rf out/lock
 
 readme: setup
 	cd nbs && jupyter nbconvert --to markdown --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags=noinput --output-dir .. --output README index.ipynb && sed -i -e "s#](\([0-9][0-9]_\)#](nbs/\1#g" -e "s#](\.\./#](#g" ../README.md
 
 clean:
-	rm -rf out build dist *.egg-info .pytest_cache
+	rm -rf out build dist *.egg-info .pytest_cache .ruff_cache
