@@ -31,15 +31,18 @@ test: setup
 	OMP_NUM_THREADS=1 DDE_KIT_RESULTS="$(CURDIR)/out/results" nbdev_test --n_workers 2 --timing
 	OMP_NUM_THREADS=1 pytest -q
 
-# The newest versions that the ranges of settings.ini allow, as an empty environment gets them. Then: make test.
+# The newest versions that the ranges of settings.ini allow, one set for all these Pythons. Then: make test.
+PYTHONS ?= python3.11 python3.12
 lock:
-	rm -rf out/lock
-	$(PYTHON) -m venv out/lock
-	out/lock/bin/python -m pip install --quiet -e '.[dev]'
+	rm -rf out/lock && mkdir -p out && : > out/constraints.txt
+	set -e; for python in $(PYTHONS); do \
+	  $$python -m venv --clear out/lock; \
+	  out/lock/bin/python -m pip install --quiet -c out/constraints.txt -e '.[dev]'; \
+	  out/lock/bin/python -m pip freeze --all --exclude-editable --exclude pip | sed 's/+.*//' >> out/constraints.txt; \
+	done
 	{ echo "# Made by 'make lock' from settings.ini: what 'make demo' and 'make test' install."; \
-	  out/lock/bin/python -m pip freeze --all --exclude-editable --exclude pip | sed 's/+.*//'; } > out/constraints.txt
-	mv out/constraints.txt constraints.txt
-	rm -rf out/lock
+	  sort -fu out/constraints.txt; } > constraints.txt
+	rm -rf out/lock out/constraints.txt
 
 readme: setup
 	cd nbs && jupyter nbconvert --to markdown --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags=noinput --output-dir .. --output README index.ipynb && sed -i -e "s#](\([0-9][0-9]_\)#](nbs/\1#g" -e "s#](\.\./#](#g" ../README.md

@@ -12,7 +12,8 @@ from contextlib import nullcontext
 from torch import nn, Tensor
 from .rope import rope_table, apply_rope
 from .denoising import Wrapped, check_sigma, coefficients, normalised
-from .baselines import per_part
+from .baselines import check_chunk, check_decomposition, per_part
+from .checks import check_flag, check_integer, check_number
 from .decomposition import Layout, per_axis
 
 # %% ../nbs/05_coordinator.ipynb #c009
@@ -169,7 +170,7 @@ class Spread(nn.Module):
         reach:int, # positions that it writes beyond its own, half of them on each side
     ):
         super().__init__()
-        self.p,self.reach = tuple(p),reach
+        self.p,self.reach = tuple(p),check_integer('reach', reach, at_least=0)
         self.weight,self.bias = nn.Parameter(torch.zeros(c_in, c_out, *[k+reach for k in p])),nn.Parameter(torch.zeros(c_out))
 
     def forward(self,
@@ -207,6 +208,11 @@ class ViTCoordinator(nn.Module):
         theta:float=10000., # of the rotary positions
     ):
         super().__init__()
+        for k,v,least in (('channels', channels, 1), ('hidden', hidden, 1), ('depth', depth, 1), ('heads', heads, 1), ('ndim', ndim, 1),
+                          ('cond_channels', cond_channels, 0)): check_integer(k, v, at_least=least)
+        for k,v in dict(mlp_ratio=mlp_ratio, theta=theta, time_scale=time_scale).items(): check_number(k, v, above=0)
+        if horizon is not None: check_number('horizon', horizon, above=0, hint='None: all tokens look at all.')
+        for k,v in dict(residual=residual, weigh=weigh, noisy=noisy, trim=trim).items(): check_flag(k, v)
         if cond not in (None, 'tokens', 'channels'): raise ValueError(f"cond={cond!r} is not known: use None, 'tokens' or 'channels'.")
         if positions not in ('canvas', 'concat'): raise ValueError(f"positions={positions!r} is not known: use 'canvas' or 'concat'.")
         if (cond is None) != (cond_channels==0): raise ValueError(f'{cond=} and {cond_channels=} do not go together: '
@@ -221,8 +227,12 @@ class ViTCoordinator(nn.Module):
         self.p,self.q = per_axis('patch', patch, ndim),per_axis('cond_patch', patch if cond_patch is None else cond_patch, ndim)
         self.numbering,self.theta,self.d,self.horizon,self.tables = positions,theta,hidden//heads,horizon,{}
         two = cond=='tokens'
+        for k,vs in dict(reach=reach, periods=periods).items():
+            if not isinstance(vs, (tuple, list)): raise ValueError(f'{k}={vs!r} has to be a tuple of whole numbers.')
+        if len(reach) != 2: raise ValueError(f'{reach=} has to be a pair: positions that a token reads, and writes, beyond its own.')
+        for r in reach: check_integer('reach', r, at_least=0)
         if any(r % 2 for r in reach): raise ValueError(f'{reach=}: half of it lies on each side of a token, so both have to be even.')
-        if any(P < 1 or P != int(P) for P in periods): raise ValueError(f'{periods=} are token widths after which something comes back: whole numbers from 1 are needed.')
+        for P in periods: check_integer('periods', P, at_least=1, hint='They are token widths after which something comes back.')
         self.reach,self.periods = tuple(reach),tuple(map(int, periods))
         self.embed = linear((channels*(1+noisy) + (0 if two else cond_channels))*math.prod(k+reach[0] for k in self.p), hidden)
         if two: self.embed_y = linear(cond_channels*math.prod(self.q), hidden)
@@ -252,6 +262,7 @@ class ViTCoordinator(nn.Module):
     def condition(self, y, F):
         "The condition as this coordinator reads it, or an error that says what is wrong with it."
         if y is None or self.cond is None: return None
+        if not isinstance(y, Tensor): raise ValueError(f'the condition came as {type(y).__name__}, and a tensor is needed: torch.as_tensor makes one of an array.')
         if self.cond=='channels' and y.ndim != 3+self.ndim: y = F.split_y(y)
         want = (self.cond_channels, *F.size) if self.cond=='tokens' else (F.L, self.cond_channels, *F.patch)
         if tuple(y.shape[1:]) != want: raise ValueError(f'the condition has shape {tuple(y.shape)}; on a canvas of size {F.size} a '
@@ -279,7 +290,10 @@ class ViTCoordinator(nn.Module):
         F:Layout, # where the parts lie
     )->Tensor: # (b, L, c_out, *patch) parts that agree
         "`C` of equation 4."
+        if not isinstance(F, Layout): raise ValueError(f'a coordinator is told where the parts lie by a Layout, and got {type(F).__name__}: F.layout(size) makes one.')
         want = (F.L, self.channels*(1+self.noisy), *F.patch)
+        if not isinstance(parts, Tensor) or not parts.is_floating_point(): raise ValueError('a coordinator reads real floating-point parts, and got '
+            f'{parts.dtype if isinstance(parts, Tensor) else type(parts).__name__}.')
         if tuple(parts.shape[1:]) != want: raise ValueError(f'on {F} this coordinator reads parts of shape (b, {", ".join(map(str, want))}), '
             f'got {tuple(parts.shape)}: cut them with the layout that is passed along.')
         y,x = self.condition(y, F),parts.to(self.embed.weight.dtype)
@@ -353,12 +367,19 @@ class DDE(Wrapped):
         among:int|None=None, # number of parts that `w` is meant for, see below; `None`: any
     ):
         super().__init__(D)
-        if among is not None and among < 1: raise ValueError(f'{among=} is the number of parts that w is meant for: it must be at least 1.')
+        check_decomposition(F)
+        check_chunk(chunk)
+        for k,f in dict(C=C, encode=encode).items():
+            if not (callable(f) or f is None and k == 'encode'): raise ValueError(f'{k} came as {type(f).__name__}, and something that can be called is needed: '
+                + ('a coordinator C(parts, sigma, y, layout) -> parts.' if k == 'C' else 'a function of the condition, or None.'))
+        check_number('w', w)
+        check_number('above', above, at_least=0)
+        if among is not None: check_integer('among', among, at_least=1, hint='It is the number of parts that w is meant for.')
         if space not in ('f', 'x0'): raise ValueError(f"{space=} is not known: use 'f' (normalised outputs) or 'x0' (denoised parts).")
         if sigma_data is None and getattr(D, 'sigma_data', None) is None: raise ValueError(f'the base denoiser ({type(D).__name__}) '
             'does not say its sigma_data: pass sigma_data=..., the standard deviation of the data it was trained on.')
         self.F,self.C,self.space,self.chunk,self.encode,self.w,self.above,self.among = F,C,space,chunk,encode,w,above,among
-        self.sigma_data = float(D.sigma_data if sigma_data is None else sigma_data)
+        self.sigma_data = check_number('sigma_data', D.sigma_data if sigma_data is None else sigma_data, above=0)
         if (told := getattr(C, 'sigma_data', self.sigma_data)) != self.sigma_data: raise ValueError(f'the coordinator reads noise for sigma_data={told}, '
             f'and the base has {self.sigma_data}: build the coordinator with sigma_data={self.sigma_data}.')
         if isinstance(D, nn.Module): D.requires_grad_(False)
@@ -387,6 +408,8 @@ class DDE(Wrapped):
         c_skip,c_out,c_in = coefficients(sigma, self.sigma_data, x.ndim)
         f = x0 if self.space=='x0' else normalised(x0, parts, sigma, self.sigma_data)
         agreed = self.C(torch.cat([f, c_in[:,None]*parts], 2) if getattr(self.C, 'noisy', False) else f, sigma, y_C, layout)
+        if not isinstance(agreed, Tensor) or agreed.shape != f.shape: raise ValueError(f'the coordinator ({type(self.C).__name__}) was given parts of shape '
+            f'{tuple(f.shape)} and returned {tuple(agreed.shape) if isinstance(agreed, Tensor) else type(agreed).__name__}: it has to return parts of the same shape.')
         if self.w: agreed = agreed + self.weight(layout.L)*(agreed-f)*(sigma > self.above).reshape(-1, *[1]*x.ndim)
         merged = layout.merge(agreed).to(x.dtype)
         return merged if self.space=='x0' else c_skip*x + c_out*merged
@@ -395,7 +418,10 @@ class DDE(Wrapped):
 class Chain(nn.Module):
     "Coordinators in turn: each gets what the one before it has agreed on."
     noisy = True
-    def __init__(self, *coordinators): super().__init__(); self.coordinators = nn.ModuleList(coordinators)
+    def __init__(self, *coordinators):
+        super().__init__()
+        if not coordinators or not all(isinstance(C, nn.Module) for C in coordinators): raise ValueError('a chain is made of one or more coordinators, each an nn.Module.')
+        self.coordinators = nn.ModuleList(coordinators)
 
     def forward(self,
         parts:Tensor, # (b, L, 2*c, *patch) what the base model says of each part, normalised; then the noisy parts
@@ -403,6 +429,8 @@ class Chain(nn.Module):
         y, # condition, for all of them
         F:Layout, # where the parts lie
     )->Tensor: # (b, L, c, *patch)
+        if not isinstance(parts, Tensor) or parts.ndim < 4 or parts.shape[2] % 2: raise ValueError('a chain reads the parts and, as further channels, the noisy parts: '
+            f'(b, L, 2*c, *patch); got {tuple(parts.shape) if isinstance(parts, Tensor) else type(parts).__name__}.')
         f,x = parts.chunk(2, 2)
         for C in self.coordinators: f = C(torch.cat([f, x], 2) if getattr(C, 'noisy', False) else f, sigma, y, F)
         return f

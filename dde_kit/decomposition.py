@@ -8,7 +8,9 @@ __all__ = ['windows', 'starts', 'covers', 'Axis', 'cut', 'collect', 'Layout', 'D
 
 # %% ../nbs/02_decomposition.ipynb #c003
 import torch, math
+from numbers import Integral
 from torch import Tensor
+from .checks import check_choice, check_integer
 
 # %% ../nbs/02_decomposition.ipynb #c009
 def starts(
@@ -18,6 +20,7 @@ def starts(
     strict:bool=False, # refuse a canvas on which the stride does not fit
 )->list: # where each part begins
     "Parts at 0, stride, 2 stride ...; where that leaves a rest, the last part is shifted in (B.3.2)."
+    for name,v in dict(n=n, patch=patch, stride=stride).items(): check_integer(name, v, at_least=1)
     if n < patch: raise ValueError(f'a canvas of {n} is smaller than a part of {patch}: '
         f'make the canvas at least {patch} long, or the patch at most {n}.')
     at,rest = list(range(0, n-patch+1, stride)),(n-patch) % stride
@@ -50,12 +53,15 @@ class Axis:
         window=torch.ones, # function: number of positions -> that many positive weights
         first:bool=False, # a position belongs to the first part that covers it, not to all of them
     ):
-        self.n,self.patch,self.at = n,patch,torch.as_tensor(at)
+        self.n,self.patch,self.at = check_integer('n', n, at_least=1),check_integer('patch', patch, at_least=1),torch.as_tensor(at)
+        if self.at.ndim != 1 or not len(self.at) or self.at.is_floating_point() or self.at.min() < 0 or self.at.max() > n-patch:
+            raise ValueError(f'parts of {patch} on an axis of {n} begin at whole numbers from 0 to {n-patch}, got {at}.')
         self.g = g = math.gcd(n, patch, *map(int, at))                          # all is moved in blocks of g positions
         self.take = (self.at[:,None]//g + torch.arange(patch//g)).flatten()     # (k*patch/g,) the block that a block of a part reads
         self.source,one,count = covers(self.take, n//g, most=1 if first else None)
         self.one,self.count = one[...,None],count.repeat_interleave(g)          # (n/g, K, 1), (n,) parts at each position
-        w = self.one*window(patch).reshape(-1, g).repeat(len(at), 1)[self.source]
+        if not ((weights := window(patch)) > 0).all(): raise ValueError(f'a window has positive weights, got {weights.min():.3g} as the smallest.')
+        w = self.one*weights.reshape(-1, g).repeat(len(at), 1)[self.source]
         self.mean = w/w.sum(1, keepdim=True).clamp(min=1e-300)                  # (n/g, K, g) shares in the mean
 
 # %% ../nbs/02_decomposition.ipynb #c036
@@ -105,6 +111,7 @@ class Layout:
         x:Tensor, # (b, c, *size) canvas
     )->Tensor: # (b, L, c, *patch) its parts
         "Cut a canvas into its parts."
+        if not isinstance(x, Tensor): raise ValueError(f'a canvas is a tensor (b, c, *size), and got {type(x).__name__}: torch.as_tensor makes one of an array.')
         if tuple(x.shape[2:]) != self.size: raise ValueError(f'this layout is for canvases of size {self.size}, but got a tensor of shape '
             f'{tuple(x.shape)} = (b, c, *size): ask for the layout of its own size, F.layout({tuple(x.shape[2:])}).')
         k,p = range(2, 2+2*self.n, 2),range(3, 3+2*self.n, 2)
@@ -139,13 +146,17 @@ class Layout:
     ): # (b, L, ...) one condition per part, or None
         "The condition of each part: a map is cut like the canvas, anything else is the same for all parts."
         if y is None: return None
+        if not isinstance(y, Tensor) or y.ndim == 0: raise ValueError(f'conditions are a tensor with one row per canvas, got {y!r:.80}.')
         if y.ndim != self.n+2: return y[:,None].expand(-1, self.L, *y.shape[1:])
         if tuple(y.shape[2:]) != self.size: raise ValueError(f'the canvas has size {self.size}, its condition map {tuple(y.shape[2:])}: '
             'both are cut into the same parts, so crop or resize one to the size of the other.')
         return self.split(y)
 
     def check(self, parts):
-        "Are these the parts of this canvas?"
+        "Are these the parts of this canvas, and numbers that have a mean?"
+        if not isinstance(parts, Tensor) or not parts.is_floating_point():
+            raise ValueError(f'parts are put together by their mean, which takes real floating-point tensors; got '
+                             f'{parts.dtype if isinstance(parts, Tensor) else type(parts).__name__}: use parts.float().')
         want,got = (self.L, *self.patch),(*parts.shape[1:2], *parts.shape[3:])
         if want != got: raise ValueError(f'the {self.L} parts of a canvas of size {self.size} have shape (b, {self.L}, c, '
             f'{", ".join(map(str, self.patch))}), but got {tuple(parts.shape)}: were they cut from a canvas of another size?')
@@ -162,7 +173,8 @@ class Decomposition:
         y=None, # condition; only `Repeat` counts its parts by it
     )->Layout:
         "The parts of a canvas of this size (made once)."
-        k = tuple(map(int, size)),self.count(y)
+        if isinstance(size, Integral) or not 1 <= len(size) <= 3: raise ValueError(f'{size=} of a canvas has to be a tuple of one to three whole numbers.')
+        k = tuple(check_integer(f'a side of {size=}', n, at_least=1) for n in size),self.count(y)
         if k not in self.layouts: self.layouts[k] = self.make(*k)
         return self.layouts[k]
     def count(self, y): return None
@@ -175,8 +187,7 @@ def per_axis(name, v, n):
     "An int for each of n axes, from one int or from a tuple; at least 1 each."
     t = tuple(v) if isinstance(v, (tuple, list)) else (v,)*n
     if len(t) != n: raise ValueError(f'{name}={v} names {len(t)} axes where there are {n}: give one int for all axes, or a tuple of {n}.')
-    if not all(isinstance(i, int) and i >= 1 for i in t): raise ValueError(f'{name}={v} has to be a whole number of at least 1, or a tuple of them.')
-    return t
+    return tuple(check_integer(name, i, at_least=1, hint='One number, or a tuple with one per axis.') for i in t)
 
 # %% ../nbs/02_decomposition.ipynb #c050
 def hann(n): return torch.sin(math.pi*(torch.arange(n, dtype=torch.float64) + 0.5)/n)**2
@@ -199,7 +210,7 @@ class Tiling(Decomposition):
         n = max(len(v) if isinstance(v, (tuple, list)) else 1 for v in (patch, stride))
         if any(s > p for p,s in zip(per_axis('patch', patch, n), per_axis('stride', stride, n))):
             raise ValueError(f'{stride=} is longer than {patch=} and would leave gaps: use a stride of at most the patch.')
-        if window not in windows: raise ValueError(f'{window=} is not known: use one of {list(windows)}.')
+        if window is not None: check_choice('window', window, [k for k in windows if k], hint='None: all positions count alike.')
         self.patch,self.stride,self.strict,self.window = patch,stride,strict,window
 
     def make(self, size, count=None):
@@ -232,7 +243,7 @@ class RepeatLayout(Layout):
 class Repeat(Decomposition):
     "The same canvas once per condition: `y` is (b, L, ...), one condition per part (4.2)."
     def count(self, y):
-        if y is not None and y.ndim < 2: raise ValueError(f'Repeat needs y of shape (b, L, ...), L conditions for each canvas; got {tuple(y.shape)}. '
+        if y is not None and (not isinstance(y, Tensor) or y.ndim < 2 or 0 in y.shape): raise ValueError(f'Repeat needs y of shape (b, L, ...), L conditions for each canvas; got {tuple(getattr(y, "shape", ())) or type(y).__name__}. '
             'For one condition each, give y[:,None].')
         return 1 if y is None else y.shape[1]
     def make(self, size, count): return RepeatLayout(size, count)

@@ -15,19 +15,23 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
+from .checks import check_canvas, check_integer, check_number
+
 # %% ../nbs/00_denoising.ipynb #c009
 def check_sigma(
     x:Tensor, # (b, c, *size) noisy object
     sigma:Tensor, # (b,) noise level of every row, data units
 ):
-    "Refuse noise levels that do not fit `x` or are not positive."
+    "Refuse what is no canvas, and noise levels that do not fit it or are not positive and finite."
+    check_canvas('x', x)
     if not isinstance(sigma, Tensor) or sigma.shape != x.shape[:1]:
         got = f'shape {tuple(sigma.shape)}' if isinstance(sigma, Tensor) else repr(sigma)
         raise ValueError(f'sigma needs one noise level per row of x, shape ({x.shape[0]},) for x of shape {tuple(x.shape)}; got {got}. '
                          'For one level in all rows use torch.full((len(x),), level).')
-    if sigma.device.type != 'meta' and not (sigma > 0).all():
-        raise ValueError(f'sigma must be positive, got {sigma.min().item():.4g} as the smallest: a denoiser is asked about noisy objects only; '
-                         'without noise (sigma = 0) the object is its own estimate.')
+    if not sigma.is_floating_point(): raise ValueError(f'sigma came as {sigma.dtype}, and floating-point levels are needed: sigma.float().')
+    if sigma.device.type != 'meta' and not ((sigma > 0) & (sigma < math.inf)).all():
+        raise ValueError(f'sigma must be positive and finite, got levels from {sigma.min().item():.4g} to {sigma.max().item():.4g}: '
+                         'a denoiser is asked about noisy objects only; without noise (sigma = 0) the object is its own estimate.')
 
 # %% ../nbs/00_denoising.ipynb #c013
 class Mixture:
@@ -35,7 +39,10 @@ class Mixture:
     def __init__(self,
         points:Tensor, # (m, c, *size) equally likely centres, data units
         width:float=0., # standard deviation of the smear; 0: the data are the points
-    ): self.points,self.width,self.sigma_data = points,width,(points.var(correction=0) + width**2).sqrt().item()
+    ):
+        check_canvas('points', points)
+        self.points,self.width = points,check_number('width', width, at_least=0)
+        self.sigma_data = (points.var(correction=0) + self.width**2).sqrt().item()
 
     def log_joint(self, x, sigma):
         "(b, m) log of probability times density of `x` under every point."
@@ -48,6 +55,7 @@ class Mixture:
         sigma:Tensor, # (b,) noise level
     )->Tensor: # (b,) log p(x; sigma)
         "Log density of noisy objects."
+        check_sigma(x, sigma)
         return self.log_joint(x, sigma).logsumexp(1)
 
     def __call__(self, x, sigma, y=None):
@@ -61,6 +69,7 @@ class Mixture:
         generator:torch.Generator|None=None, # source of randomness
     )->Tensor: # (n, c, *size) clean objects
         "Draw from the data."
+        check_integer('n', n, at_least=1)
         i = torch.randint(len(self.points), (n,), generator=generator)
         return self.points[i] + self.width*torch.randn(n, *self.points.shape[1:], generator=generator, dtype=self.points.dtype)
 
@@ -85,8 +94,10 @@ class EDMDenoiser(nn.Module):
         sigma_skip:float|None=None, # see `coefficients`; small for networks that cannot reproduce noise pixel by pixel
     ):
         super().__init__()
-        if not sigma_data > 0: raise ValueError(f'{sigma_data=} must be positive: it is the standard deviation of the data, in data units.')
-        self.net,self.sigma_data,self.sigma_skip = net,float(sigma_data),sigma_skip
+        if not callable(net): raise ValueError(f'net came as {type(net).__name__}, and a network or function f(x_in, c_noise, y) is needed.')
+        self.net = net
+        self.sigma_data = check_number('sigma_data', sigma_data, above=0, hint='It is the standard deviation of the data, in data units.')
+        self.sigma_skip = None if sigma_skip is None else check_number('sigma_skip', sigma_skip, above=0)
 
     def forward(self,
         x:Tensor, # (b, c, *size) noisy object, data units
@@ -97,6 +108,7 @@ class EDMDenoiser(nn.Module):
         check_sigma(x, sigma)
         c_skip,c_out,c_in = coefficients(sigma, self.sigma_data, x.ndim, self.sigma_skip)
         d = next((p.dtype for p in self.parameters()), x.dtype)
+        if isinstance(y, Tensor) and y.is_floating_point(): y = y.to(d)
         return c_skip*x + c_out*self.net((c_in*x).to(d), (sigma.log()/4).to(d), y).to(x.dtype)
 
 # %% ../nbs/00_denoising.ipynb #c044
@@ -119,7 +131,8 @@ class LogNormal:
     std:float # standard deviation of ln(sigma)
 
     def __post_init__(self):
-        if not self.std > 0: raise ValueError(f'LogNormal needs std > 0, got {self.std}: mean and std are those of ln(sigma).')
+        check_number('mean', self.mean, hint='It is the mean of ln(sigma).')
+        check_number('std', self.std, above=0, hint='It is the standard deviation of ln(sigma).')
 
     def sample(self,
         n:int, # number of levels
@@ -127,6 +140,7 @@ class LogNormal:
         device=None, # where the result lives; the draw happens where the generator lives
     )->Tensor: # (n,) noise levels, data units
         "Draw `n` noise levels, p(t) in eq. 1."
+        check_integer('n', n, at_least=1)
         z = torch.randn(n, generator=generator, device=generator.device if generator else device)
         return (self.mean + self.std*z).exp().to(device)
 
@@ -134,12 +148,14 @@ class LogNormal:
         p:float, # probability, strictly between 0 and 1
     )->float: # noise level below which a fraction `p` of the draws lies
         "Inverse of the distribution function."
+        check_number('p', p, above=0, below=1)
         return math.exp(NormalDist(self.mean, self.std).inv_cdf(p))
 
     def cdf(self,
         sigma:float, # noise level, data units
     )->float: # fraction of the draws below it
         "Distribution function."
+        check_number('sigma', sigma, above=0)
         return NormalDist(self.mean, self.std).cdf(math.log(sigma))
 
 # %% ../nbs/00_denoising.ipynb #c063
@@ -148,6 +164,8 @@ def pooled(
     k:int, # side of the averaged block, positions
 )->Tensor: # (b, c, *size//k) means over blocks
     "Average over blocks of k positions along every axis; what is left at the end of an axis is dropped."
+    check_canvas('r', r)
+    check_integer('k', k, at_least=1)
     if k > min(r.shape[2:]): raise ValueError(f'a pool of {k} is larger than the object of size {tuple(r.shape[2:])}: use at most {min(r.shape[2:])}.')
     return (nnf.avg_pool1d, nnf.avg_pool2d, nnf.avg_pool3d)[r.ndim-3](r, k)
 
@@ -163,6 +181,7 @@ def denoising_loss(
 )->Tensor: # scalar; 1 for a network that says nothing (plus the sum of the pools' weights, if the data are white)
     "Weighted denoising error (eq. 1; eq. 5 when `D` is composite)."
     if not hasattr(D, 'sigma_data'): raise ValueError('the loss is weighted with the standard deviation of the data: set D.sigma_data, or wrap a network in EDMDenoiser.')
+    check_canvas('x0', x0)
     first,b = rows or (0, len(x0)); mine = slice(first, first+len(x0))
     sigma = noise.sample(b, generator, x0.device)[mine].to(x0.dtype)
     eps = torch.randn((b, *x0.shape[1:]), generator=generator, device=generator.device if generator else x0.device, dtype=x0.dtype)[mine].to(x0.device)
@@ -179,6 +198,7 @@ def score(
 )->Tensor: # (b, c, *size) gradient of the log density of noisy objects
     "Direction in which noisy objects become more likely (eq. 2)."
     check_sigma(x, sigma)
+    if not callable(D): raise ValueError(f'D came as {type(D).__name__}, and a denoiser D(x, sigma, y) is needed.')
     return (D(x, sigma, y) - x)/sigma.reshape(-1, *[1]*(x.ndim-1))**2
 
 # %% ../nbs/00_denoising.ipynb #c104
@@ -188,6 +208,7 @@ class Wrapped(nn.Module):
         D, # inner denoiser
     ):
         super().__init__()
+        if not callable(D): raise ValueError(f'{type(self).__name__} is put around a denoiser D(x, sigma, y), and got {type(D).__name__}.')
         self.D = D
 
     def __getattr__(self, name):
@@ -205,7 +226,7 @@ class Clamp(Wrapped):
         hi:float=1, # largest value in the data
     ):
         super().__init__(D)
+        self.lo,self.hi = check_number('lo', lo, finite=False),check_number('hi', hi, finite=False)
         if not lo < hi: raise ValueError(f'Clamp needs lo < hi, got {lo=} and {hi=}: the smallest and the largest value in the data.')
-        self.lo,self.hi = lo,hi
 
     def forward(self, x, sigma, y=None): return self.D(x, sigma, y).clamp(self.lo, self.hi)

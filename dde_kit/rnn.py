@@ -8,6 +8,7 @@ __all__ = ['RNNCoordinator', 'small_rnn']
 # %% ../nbs/09_rnn.ipynb #c002
 import torch
 from torch import nn, Tensor
+from .checks import check_flag, check_integer
 from .decomposition import Layout
 from .networks import UNet
 
@@ -23,10 +24,17 @@ class RNNCoordinator(nn.Module):
         noisy:bool=False, # the noisy parts come along as further channels
     ):
         super().__init__()
+        check_integer('channels', channels, at_least=1)
+        check_integer('hidden', hidden, at_least=0)
+        for k,v in dict(residual=residual, noisy=noisy).items(): check_flag(k, v)
+        for k,f in dict(cell=cell, blend=blend).items():
+            if not (callable(f) or f is None and k == 'blend'): raise ValueError(f'{k} came as {type(f).__name__}, and a network f(x, c_noise, y) is needed.')
         self.cell,self.blend,self.channels,self.hidden,self.residual,self.noisy = cell,blend,channels,hidden,residual,noisy
 
     def check(self, parts, F):
         "Parts of this layout, in a row?"
+        if not isinstance(F, Layout) or not isinstance(parts, Tensor) or not parts.is_floating_point(): raise ValueError('a coordinator takes real '
+            f'floating-point parts and their Layout, and got {getattr(parts, "dtype", type(parts).__name__)} and {type(F).__name__}.')
         if F.n != 1: raise ValueError(f'a recurrent coordinator walks along one axis, and {F} has {F.n}: use a ViTCoordinator there.')
         want = (F.L, self.channels*(1+self.noisy), *F.patch)
         if tuple(parts.shape[1:]) != want: raise ValueError(f'on {F} this coordinator reads parts of shape (b, {", ".join(map(str, want))}), '

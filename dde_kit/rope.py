@@ -9,6 +9,8 @@ __all__ = ['rope_table', 'apply_rope', 'rope']
 import torch
 from torch import Tensor
 
+from .checks import check_integer, check_number
+
 # %% ../nbs/04_rope.ipynb #c015
 def rope_table(
     positions:Tensor, # (n,) or (n, axes): where each token is, in any unit; need not be whole numbers
@@ -17,6 +19,10 @@ def rope_table(
     dtype=torch.float32, # precision of the table; the angles themselves are always computed in float64
 ): # cos (n, d/2), sin (n, d/2): one angle per pair of features
     "Angles of every token; each axis of the positions has its share of the features (B.3.4)."
+    check_integer('d', d, at_least=2)
+    check_number('theta', theta, above=0, hint='10000 is usual.')
+    if not isinstance(positions, Tensor) or positions.ndim not in (1, 2) or positions.is_complex():
+        raise ValueError(f'positions are a tensor of real numbers, (n,) or (n, axes), got {tuple(getattr(positions, "shape", ())) or type(positions).__name__}.')
     p = (positions[:,None] if positions.ndim==1 else positions).double()                    # (n, axes)
     share = d//p.shape[1]
     if d % (2*p.shape[1]): raise ValueError(f'{d} features cannot be turned in pairs along {p.shape[1]} axes: '
@@ -32,6 +38,7 @@ def apply_rope(
     sin:Tensor, # (n, d/2)
 )->Tensor: # (..., n, d) in the type of `x`
     "Turn each pair of features, read as one complex number, by its angle: `R x`."
+    if not x.is_floating_point(): raise ValueError(f'queries and keys came as {x.dtype}, and real floating-point numbers are needed: x.float().')
     z = x.to(torch.promote_types(x.dtype, cos.dtype)).unflatten(-1, (-1, 2))
     if z.storage_offset() % 2 or z.stride(-1) != 1 or any(s % 2 for s in z.stride()[:-1]):
         z = z.clone(memory_format=torch.contiguous_format)
@@ -44,6 +51,8 @@ def rope(
     theta:float=10000., # the larger, the slower the slow pairs
 )->Tensor: # (..., n, d) in the type of `x`
     "Rotary positions: 1-D turns the whole vector, 2-D one half by the vertical and one by the horizontal position (B.3.4)."
+    for name,v in dict(x=x, positions=positions).items():
+        if not isinstance(v, Tensor): raise ValueError(f'{name} came as {type(v).__name__}, and a tensor is needed.')
     if positions.ndim not in (1, 2) or len(positions) != x.shape[-2]: raise ValueError(f'{x.shape[-2]} tokens (x of shape '
         f'{tuple(x.shape)}) need positions of shape ({x.shape[-2]},) or ({x.shape[-2]}, axes), got {tuple(positions.shape)}: one position per token.')
     dtype = torch.float64 if x.dtype==torch.float64 else torch.float32

@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['SOLVERS', 'DEFAULTS', 'slope_of', 'karras_sigmas', 'euler', 'heun', 'unit_noise', 'churned', 'sampler_settings',
-           'sample', 'Guided']
+           'check_shape', 'check_condition', 'sample', 'Guided']
 
 # %% ../nbs/01_sampling.ipynb #c002
 import math
 from itertools import pairwise
-from numbers import Integral
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 # %% ../nbs/01_sampling.ipynb #c003
+from .checks import check_canvas, check_choice, check_integer, check_number
 from .denoising import Wrapped
 
 # %% ../nbs/01_sampling.ipynb #c009
@@ -40,10 +40,11 @@ def karras_sigmas(
     rho:float=7, # larger: more levels near sigma_min
 )->Tensor: # (n+1,) falling noise levels, the last one 0; float64
     "Levels that are evenly spaced in sigma^(1/rho) (Karras et al. 2022, eq. 5), then 0."
-    if not (isinstance(n, Integral) and n >= 1): raise ValueError(f'the number of steps must be a whole number of at least 1, got {n!r}.')
+    n = check_integer('the number of steps', n, at_least=1)
+    sigma_min,sigma_max = check_number('sigma_min', sigma_min),check_number('sigma_max', sigma_max)
     if not 0 < sigma_min < sigma_max < math.inf:
         raise ValueError(f'the levels need 0 < sigma_min < sigma_max, got {sigma_min=} and {sigma_max=}: sampling goes from sigma_max down to sigma_min, then to 0.')
-    if not 0 < rho < math.inf: raise ValueError(f'{rho=} must be positive and finite: 7 is usual, 1 spaces the levels evenly.')
+    rho = check_number('rho', rho, above=0, hint='7 is usual, 1 spaces the levels evenly.')
     a,b = sigma_max**(1/rho),sigma_min**(1/rho)
     s = (a + torch.linspace(0, 1, n, dtype=torch.float64)*(b-a))**rho
     s[-1],s[0] = sigma_min,sigma_max # no rounding at the ends
@@ -77,6 +78,7 @@ def unit_noise(
     size, # (c, *size) of one sample
 )->Tensor: # (c, *size) float64 on the CPU, unit variance
     "Noise that depends on nothing but its arguments."
+    for name,v in dict(seed=seed, k=k, i=i).items(): check_integer(name, v, at_least=0)
     bits = np.random.Philox(key=np.array([seed % 2**64, k], dtype=np.uint64), counter=np.array([0, 0, 0, i], dtype=np.uint64))
     return torch.from_numpy(np.random.Generator(bits).standard_normal(tuple(size)))
 
@@ -89,6 +91,8 @@ def churned(
     S_max:float=math.inf, # highest level at which it is added
 )->float: # noise level after
     "Where EDM's Algorithm 2 lifts the level before a step."
+    check_integer('steps', steps, at_least=1)
+    check_number('S_churn', S_churn, at_least=0)
     return s*(1 + min(S_churn/steps, math.sqrt(2)-1)) if S_min <= s <= S_max else s
 
 # %% ../nbs/01_sampling.ipynb #c039
@@ -104,11 +108,35 @@ def sampler_settings(
     if unknown := sorted({*own, *given} - {*DEFAULTS}):
         raise ValueError(f"unknown sampler setting {', '.join(unknown)}: the settings are {', '.join(DEFAULTS)}.")
     s = DEFAULTS | own | {k: v for k,v in given.items() if v is not None}
-    if s['solver'] not in SOLVERS: raise ValueError(f"unknown solver {s['solver']!r}: the solvers are {', '.join(SOLVERS)}.")
+    check_choice('solver', s['solver'], SOLVERS)
     for k in ('S_churn', 'S_noise'):
-        if not 0 <= s[k] < math.inf: raise ValueError(f'{k}={s[k]} must be a number of at least 0 (S_churn=0: no fresh noise; S_noise=1: exactly what the level asks for).')
+        check_number(k, s[k], at_least=0, hint='S_churn=0: no fresh noise; S_noise=1: exactly what the level asks for.')
+    for k in ('S_min', 'S_max'): check_number(k, s[k], finite=False)
     if not s['S_min'] <= s['S_max']: raise ValueError(f"fresh noise is added where S_min <= sigma <= S_max, got S_min={s['S_min']} and S_max={s['S_max']}: swap them.")
     return s
+
+# %% ../nbs/01_sampling.ipynb #c042b
+def check_shape(
+    shape, # (b, c, *size)
+)->tuple: # of Python ints
+    "The shape of samples: whole numbers of at least 1, one to three axes behind rows and channels."
+    try: s = tuple(shape)
+    except TypeError: s = ()
+    if not 3 <= len(s) <= 5: raise ValueError(f'{shape=} has to be (b, c, *size): the number of samples, channels, and one to three sides.')
+    return tuple(check_integer(f'a side of {shape=}', n, at_least=1) for n in s)
+
+def check_condition(
+    y, # conditions, one row per sample, or None
+    rows:int, # number of samples
+    x:Tensor, # starting noise
+): # `y` where `x` is, and floating-point numbers in the type of `x`
+    "Conditions that go with the samples."
+    if y is None: return None
+    if not isinstance(y, Tensor): raise ValueError(f'y came as {type(y).__name__}, and a tensor with one row per sample is needed: '
+                                                   'torch.as_tensor makes one of an array.')
+    if y.ndim == 0 or len(y) != rows: raise ValueError(f'{rows} samples need {rows} conditions, got y of shape {tuple(y.shape)}: '
+                                                       'give y one row per sample.')
+    return y.to(x.device, x.dtype) if y.is_floating_point() else y.to(x.device)
 
 # %% ../nbs/01_sampling.ipynb #c043
 @torch.no_grad()
@@ -134,14 +162,16 @@ def sample(
 )->Tensor: # (b, c, *size) samples, data units
     "Integrate the probability-flow ODE (eq. 3) from noise to data, with fresh noise if asked (EDM's Algorithms 1 and 2)."
     o = sampler_settings(D, steps=steps, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho, solver=solver, S_churn=S_churn, S_min=S_min, S_max=S_max, S_noise=S_noise)
-    levels,shape = karras_sigmas(o['steps'], o['sigma_min'], o['sigma_max'], o['rho']).tolist(),tuple(shape)
+    levels,shape = karras_sigmas(o['steps'], o['sigma_min'], o['sigma_max'], o['rho']).tolist(),check_shape(shape)
+    if not callable(D): raise ValueError(f'D came as {type(D).__name__}, and a denoiser D(x, sigma, y) is needed.')
+    if seed is not None: check_integer('seed', seed, at_least=0)
+    check_integer('first', first, at_least=0)
     if seed is None: seed = torch.randint(2**62, ()).item()
     if device is None: device = next((p.device for p in getattr(D, 'parameters', lambda: ())()), 'cpu')
     def noise(i): return torch.stack([unit_noise(seed, first+k, i, shape[1:]) for k in range(shape[0])])
     if x is None: x = noise(0).to(device, torch.get_default_dtype())
-    if tuple(x.shape) != shape: raise ValueError(f'the starting noise has shape {tuple(x.shape)} and the result was to have {shape}: make them agree.')
-    if y is not None and len(y) != shape[0]: raise ValueError(f'{shape[0]} samples need {shape[0]} conditions, got {len(y)}: give y one row per sample.')
-    if isinstance(y, Tensor): y = y.to(x.device)
+    if tuple(check_canvas('x', x).shape) != shape: raise ValueError(f'the starting noise has shape {tuple(x.shape)} and the result was to have {shape}: make them agree.')
+    y = check_condition(y, shape[0], x)
     slope,step,x = slope_of(D, y),SOLVERS[o['solver']],levels[0]*x
     bar = tqdm(pairwise(levels), total=o['steps'], disable=not progress, desc=progress if isinstance(progress, str) else None, mininterval=0.5)
     for i,(s,t) in enumerate(bar, 1):
@@ -165,6 +195,9 @@ class Guided(Wrapped):
     ):
         super().__init__(D)
         if weak is not None and null is not None: raise ValueError(f'{null=} takes the condition away from `D`, and a weaker model is given the condition: use one of the two.')
+        w = check_number('w', w, hint='0 is no guidance.')
+        above,below = check_number('above', above),check_number('below', below, finite=False)
+        if weak is not None and not callable(weak): raise ValueError(f'weak came as {type(weak).__name__}, and a denoiser of the same data is needed.')
         if not 0 <= above < below: raise ValueError(f'guidance acts where above < sigma <= below, got {above=} and {below=}: take 0 <= above < below.')
         self.w,self.null,self.weak,self.above,self.below = w,null,weak,above,below
 

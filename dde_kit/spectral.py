@@ -8,6 +8,7 @@ __all__ = ['SpectralCoordinator']
 # %% ../nbs/09_spectral.ipynb #s002
 import math, torch, torch.nn.functional as nnf
 from torch import nn, Tensor
+from .checks import check_integer, check_number
 from .decomposition import Layout
 from .networks import UNet, row_features, spectrum, waveform
 
@@ -25,6 +26,8 @@ class SpectralCoordinator(nn.Module):
         sigma_data:float=.15, # standard deviation that the preconditioning assumes, data units
     ):
         super().__init__()
+        for k,v,least in (('channels', channels, 1), ('n', n, 4), ('rows', rows, 1), ('hint', hint, 0)): check_integer(k, v, at_least=least)
+        check_number('sigma_data', sigma_data, above=0)
         c = channels
         self.channels,self.n,self.rows,self.sigma_data = c,n,rows,sigma_data
         self.trunk = UNet(5*c, ndim=1, cond_channels=8, channels_out=c+hint, **trunk)
@@ -57,6 +60,8 @@ class SpectralCoordinator(nn.Module):
     )->Tensor: # (b, L, c, size) parts that were heard together
         "`C` of equation 4."
         c,c_noise,want = self.channels,sigma.log()/4,(F.L, 2*self.channels, *F.patch)
+        if not isinstance(F, Layout) or not isinstance(parts, Tensor) or not parts.is_floating_point(): raise ValueError('a coordinator takes real '
+            f'floating-point parts and their Layout, and got {getattr(parts, "dtype", type(parts).__name__)} and {type(F).__name__}.')
         if F.n != 1 or tuple(parts.shape[1:]) != want: raise ValueError(f'on {F} this coordinator reads parts of shape (b, {", ".join(map(str, want))}) along one axis, '
             f'got {tuple(parts.shape)}: cut them with the layout that is passed along.')
         canvas = F.merge(parts)

@@ -8,7 +8,17 @@ import torch
 from torch import nn
 
 from dde_kit.baselines import Concat, MultiDiffusion
-from dde_kit.coordinator import Combs, DDE, Spread, ViTCoordinator, map_positions, part_positions, tokens, untokens
+from dde_kit.coordinator import (
+    Chain,
+    Combs,
+    DDE,
+    Spread,
+    ViTCoordinator,
+    map_positions,
+    part_positions,
+    tokens,
+    untokens,
+)
 from dde_kit.decomposition import Repeat, Tiling
 from dde_kit.denoising import EDMDenoiser, coefficients
 from dde_kit.sampling import Guided, sample
@@ -145,7 +155,7 @@ def test_tokens_at_one_place_are_one_witness():
 
 def test_periods_in_a_coordinator():
     "Untrained: nothing. Trained: the canvas may be too short for a period, silent, or of any precision; and the others tell what comes back."
-    with pytest.raises(ValueError, match="whole numbers from 1"):
+    with pytest.raises(ValueError, match="whole number of at least 1"):
         ViTCoordinator(1, 4, ndim=1, periods=(0,))
     kw, track = dict(ndim=1, hidden=24, depth=2, heads=3, residual=True), Tiling(32, 24)
     parts, sigma = torch.randn(2, 5, 1, 32), torch.ones(2)
@@ -361,9 +371,9 @@ def test_bad_arguments():
     with bad("names 3 axes"):
         ViTCoordinator(3, (8, 8, 8))
     with bad("use 'f'"):
-        DDE(base(), F, None, space="z")
+        DDE(base(), F, nn.Identity(), space="z")
     with bad("pass sigma_data="):
-        DDE(lambda x, sigma, y=None: x, F, None)
+        DDE(lambda x, sigma, y=None: x, F, nn.Identity())
 
 
 def test_bad_input():
@@ -398,3 +408,99 @@ def test_guidance_is_meant_for_a_number_of_parts():
     assert D.weight(3) == 1 and D.weight(12) == 0.5 and DDE(Still(), F, C, w=1.0).weight(12) == 1
     with pytest.raises(ValueError, match="at least 1"):
         DDE(Still(), F, C, w=1.0, among=0)
+
+
+# What the composite says to its coordinator, and does with the answer
+
+
+class Half(nn.Module):
+    "A base that answers with half of what it is given."
+
+    sigma_data = 0.5
+
+    def forward(self, x, sigma, y=None):
+        return x / 2
+
+
+def asked(C, x, sigma, **kw):
+    "The composite's answer as normalised output on a canvas of one layout, and the normalised parts without coordinator."
+    G = Tiling(8, 4)
+    D = DDE(Half(), G, C, **kw)
+    c_skip, c_out, _ = coefficients(sigma, 0.5, x.ndim)
+    unnormalised = lambda v: (v - c_skip * x) / c_out
+    return unnormalised(D(x, sigma)), unnormalised(x / 2)
+
+
+def track(b=2):
+    return torch.randn(b, 1, 16, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+def test_the_coordinator_is_told_the_noise_level():
+    x, sigma = track(), torch.tensor([0.3, 2.0], dtype=torch.float64)
+    got, f = asked(lambda parts, sigma, y, layout: parts * sigma.reshape(-1, 1, 1, 1), x, sigma)
+    torch.testing.assert_close(got, f * sigma.reshape(-1, 1, 1))
+
+
+def test_noisy_parts_come_along_at_unit_variance():
+    x, sigma = track(), torch.tensor([0.3, 2.0], dtype=torch.float64)
+
+    class Hand(nn.Module):
+        noisy = True
+
+        def forward(self, parts, sigma, y, layout):
+            return parts[:, :, 1:]
+
+    got, _ = asked(Hand(), x, sigma)
+    torch.testing.assert_close(got, x / (sigma**2 + 0.5**2).sqrt().reshape(-1, 1, 1))
+
+
+@pytest.mark.parametrize("w", [-1.0, 0.0, 0.5, 2.0])
+def test_guidance_by_the_coordinator_goes_on_in_its_direction(w):
+    "w = -1 takes the coordinator back, w > 0 goes further; below the window nothing happens."
+    x, sigma = track(), torch.tensor([0.3, 2.0], dtype=torch.float64)
+    got, f = asked(lambda parts, sigma, y, layout: parts + 1, x, sigma, w=w, above=1.0)
+    torch.testing.assert_close(got - f, torch.tensor([1.0, 1 + w], dtype=torch.float64).reshape(-1, 1, 1).expand_as(f))
+
+
+def test_a_chain_runs_all_of_its_coordinators_in_order():
+    class Plus(nn.Module):
+        def forward(self, parts, sigma, y, layout):
+            return parts + 1
+
+    class Times(nn.Module):
+        noisy = True
+
+        def forward(self, parts, sigma, y, layout):
+            f, x = parts.chunk(2, 2)
+            return 2 * f + x
+
+    x, sigma = track(), torch.tensor([0.3, 2.0], dtype=torch.float64)
+    z = x / (sigma**2 + 0.5**2).sqrt().reshape(-1, 1, 1)
+    got, f = asked(Chain(Plus(), Times()), x, sigma)
+    torch.testing.assert_close(got, 2 * (f + 1) + z)
+    got, f = asked(Chain(Times(), Plus()), x, sigma)
+    torch.testing.assert_close(got, 2 * f + z + 1)
+
+
+@pytest.mark.parametrize("form", [{}, dict(residual=True), dict(residual=True, weigh=True)])
+def test_a_transformer_hears_the_noise_level(form):
+    "The same parts at two levels get different answers, in every block: not only in the last layer."
+    C = randomise(ViTCoordinator(3, 8, hidden=48, depth=2, heads=3, **form))
+    x, _, _ = canvas(64, 96)
+    lay = F.layout((64, 96))
+    at = lambda s: C(lay.split(x), torch.full((2,), s), None, lay)
+    assert (at(0.1) - at(5.0)).abs().mean() > 0.01 * at(0.1).abs().mean()
+    for block in C.blocks:
+        deaf = copy.deepcopy(C)
+        k = [b is block for b in C.blocks].index(True)
+        nn.init.zeros_(deaf.blocks[k].mod.weight)
+        assert not torch.equal(deaf(lay.split(x), torch.full((2,), 5.0), None, lay), at(5.0))
+
+
+@pytest.mark.parametrize(
+    "answer", [lambda f: f[:1], lambda f: f[:, :, :1], lambda f: f[:, :1], lambda f: 0.0, lambda f: None]
+)
+def test_an_answer_of_another_shape_is_refused_and_not_broadcast(answer):
+    x, _, sigma = canvas(64, 96)
+    with pytest.raises(ValueError, match="has to return parts of the same shape"):
+        DDE(base(), F, lambda parts, sigma, y, layout: answer(parts))(x, sigma)

@@ -106,9 +106,9 @@ def test_sigma_on_the_meta_device_is_not_read():
 
 
 def test_bad_settings():
-    with pytest.raises(ValueError, match="must be positive"):
+    with pytest.raises(ValueError, match="sigma_data=0 has to be a finite number above 0"):
         EDMDenoiser(nn.Identity(), 0)
-    with pytest.raises(ValueError, match="std > 0"):
+    with pytest.raises(ValueError, match="std=0 has to be a finite number above 0"):
         LogNormal(0, 0)
     with pytest.raises(ValueError, match="lo < hi"):
         Clamp(silent(1), 1, 1)
