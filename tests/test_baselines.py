@@ -1,4 +1,4 @@
-"Fixed coordination and the Gaussian-process oracle: known answers, special cases, and what the rules ask of the base model."
+"Fixed coordination and the Gaussian-process oracle: known answers, special cases, calls of the base model."
 
 import math
 import subprocess

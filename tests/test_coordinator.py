@@ -154,7 +154,7 @@ def test_tokens_at_one_place_are_one_witness():
 
 
 def test_periods_in_a_coordinator():
-    "Untrained: nothing. Trained: the canvas may be too short for a period, silent, or of any precision; and the others tell what comes back."
+    "Untrained: nothing. Trained: a canvas may be too short for a period, silent, of any precision; and all tell what recurs."
     with pytest.raises(ValueError, match="whole number of at least 1"):
         ViTCoordinator(1, 4, ndim=1, periods=(0,))
     kw, track = dict(ndim=1, hidden=24, depth=2, heads=3, residual=True), Tiling(32, 24)
@@ -423,7 +423,7 @@ class Half(nn.Module):
 
 
 def asked(C, x, sigma, **kw):
-    "The composite's answer as normalised output on a canvas of one layout, and the normalised parts without coordinator."
+    "The composite's answer as normalised output on a canvas of one layout, and that of the base alone."
     G = Tiling(8, 4)
     D = DDE(Half(), G, C, **kw)
     c_skip, c_out, _ = coefficients(sigma, 0.5, x.ndim)

@@ -19,8 +19,8 @@ def run(code):
 
 @pytest.mark.parametrize(
     "name",
-    """EDMDenoiser denoising_loss score LogNormal Clamp karras_sigmas sample Guided Tiling Repeat Concat MultiDiffusion RRR
-    ViTCoordinator DDE fit build load rope frechet_distance""".split(),
+    """EDMDenoiser denoising_loss score LogNormal Clamp karras_sigmas sample Guided Tiling Repeat Concat MultiDiffusion
+    RRR ViTCoordinator DDE fit build load rope frechet_distance""".split(),
 )
 def test_public_name(name):
     assert callable(getattr(dde, name)) and name in dir(dde)
@@ -62,7 +62,7 @@ def test_notebook_is_small_complete_and_anonymous(path):
 
 
 def test_nothing_pickled():
-    "No module loads pickles: safetensors, JSON and npz without objects only; and published weights, which torch reads with weights_only=True."
+    "Safetensors, JSON and npz without objects only; and published weights, which torch reads with weights_only=True."
     for p in (ROOT / "dde_kit").glob("*.py"):
         s = re.sub(r"torch\.load\([^()]*weights_only=True\)", "", p.read_text(encoding="utf-8"))
         for word in ("import pickle", "torch.load(", "torch.save(", "allow_pickle=True", "joblib"):
