@@ -154,7 +154,7 @@ def test_tokens_at_one_place_are_one_witness():
 
 
 def test_periods_in_a_coordinator():
-    "Untrained: nothing. Trained: a canvas may be too short for a period, silent, of any precision; and all tell what recurs."
+    "Untrained: nothing. Trained: the canvas may be too short, silent, of any precision; and all tell what recurs."
     with pytest.raises(ValueError, match="whole number of at least 1"):
         ViTCoordinator(1, 4, ndim=1, periods=(0,))
     kw, track = dict(ndim=1, hidden=24, depth=2, heads=3, residual=True), Tiling(32, 24)
