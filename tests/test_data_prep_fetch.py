@@ -288,7 +288,7 @@ def test_full_disk(server, tmp_path):
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     p = run(server.url, tmp_path, MD5, preexec_fn=limit)
     err = p.communicate()[1]
-    assert p.returncode == 1 and "The disk is full" in err and "Traceback" not in err
+    assert p.returncode == 2 and "The disk is full" in err and "Traceback" not in err
     kept = (tmp_path / "big.zip.part").stat().st_size
     assert kept > 500_000
     server.sent.clear()

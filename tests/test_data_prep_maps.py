@@ -549,7 +549,7 @@ def test_error_on_the_command_line(earth, tmp_path):
         capture_output=True,
         text=True,
     )
-    assert p.returncode == 1 and "Traceback" not in p.stderr and len(p.stderr.strip().splitlines()) == 1
+    assert p.returncode == 2 and "Traceback" not in p.stderr and len(p.stderr.strip().splitlines()) == 1
 
 
 # --- real samples ---------------------------------------------------------------------------------------------------
