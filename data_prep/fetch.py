@@ -644,8 +644,9 @@ class Fetcher:
             self.late = True
             old = self.stream.get_extra_info("socket") if self.stream else None
             for s in (*self.new, old):
-                with contextlib.suppress(OSError, AttributeError):
-                    socket.socket.shutdown(s, socket.SHUT_RDWR)
+                if s is not None:
+                    with contextlib.suppress(OSError):
+                        socket.socket.shutdown(s, socket.SHUT_RDWR)
 
         timer = threading.Timer(seconds, cut)
         timer.daemon = True
@@ -1386,7 +1387,9 @@ class Member:
             if not shape or any(isinstance(k, bool) or not isinstance(k, int) or k < 0 for k in shape):
                 raise ValueError(f"the shape is {shape}")
             return shape, fortran and len(shape) > 1, dtype, 6 + 2 + n + len(text)
-        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, UnicodeError) as e:
+        except PrepError:
+            raise
+        except Exception as e:  # whatever numpy's reader of Python text makes of it
             raise PrepError(
                 f"{self.path}: `{self.name}` is no plain array ({str(e)[:100]}): download the file again."
             ) from None
