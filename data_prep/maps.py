@@ -151,6 +151,7 @@ short: content may not be exported or scraped for use outside the services, "bul
 an example (a); it may not be cached (b); and nothing may be created from it, among other things it may not be used
 "to train, test, validate or fine-tune" models (c). A dataset for training is all three. Only an agreement of your own
 with Google can allow it; read yours before going on."""
+ROW = 300  # answers in a row that may only mean that there is no tile
 TILE = ("{z}", "{x}", "{y}")
 GOOGLE = "maps.googleapis.com"
 EDGE = 85.0511287798066  # degrees of latitude where the projection ends
@@ -408,8 +409,8 @@ def from_places(a, source, **kw):
                     drops[str(e)] += 1
                     b.set_postfix(left_out=sum(drops.values()))
                     row = row + 1 if e.said else 0  # refusals without an end: another fault than a missing tile
-                    if not good and sum(drops.values()) == 60 or row == 300:
-                        which = "first 60" if row < 300 else "last 300"
+                    if not good and sum(drops.values()) == 60 or row == ROW:
+                        which = "first 60" if row < ROW else f"last {ROW}"
                         raise PrepError(
                             f"The {which} places of the draw give nothing"
                             f" ({', '.join(f'{v} {k}' for k, v in drops.items())}): is this square covered by"

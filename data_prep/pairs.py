@@ -113,6 +113,8 @@ def picture(p, use="photo"):
 
 def two_files(p):
     "Photo and map of a .jpg with a .png of the same name beside it, and what was changed."
+    if p.suffix.lower() not in PHOTOS:
+        raise PrepError(f"{p}: the photo of a pair is a .jpg or .jpeg, the .png beside it is its map.")
     (sat, a), (label, b) = picture(p), picture(map_of(p), "label map")
     if sat.shape != label.shape:
         raise PrepError(
