@@ -535,7 +535,8 @@ class Hide(logging.Filter):
         self.secrets = secrets
 
     def filter(self, record):
-        record.msg, record.args = hidden(record.getMessage(), self.secrets), ()
+        if self.secrets:
+            record.msg, record.args = hidden(record.getMessage(), self.secrets), ()
         return True
 
 

@@ -89,7 +89,9 @@ TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 
 def orientation_of(im):
     try:
-        return im.getexif().get(0x0112, 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return im.getexif().get(0x0112, 1)
     except Exception:
         return 1  # damaged EXIF says nothing
 

@@ -599,7 +599,7 @@ def render(exe, font, part, seconds):
                 [exe, "-niq", "-g", "0.4", "-r", str(RATE), "-F", str(wav), str(font), str(mid)],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
                 errors="replace",
                 timeout=60 + 2 * seconds,
             )
