@@ -288,10 +288,12 @@ def test_sparse_members(little):
 
 
 def test_more_members_than_any_dataset(little):
+    used = []
     with pytest.raises(PrepError, match="more than 3000 members"):
-        for _ in fetch.tar_members(Zeros(b"", header()), "x", count=3000):
-            pass
-    assert little() < 8
+        for k, _ in enumerate(fetch.tar_members(Zeros(b"", header()), "x", count=3000)):
+            if k in (1000, 2999):
+                used.append(tracemalloc.get_traced_memory()[0])
+    assert used[1] - used[0] < 300_000, used
 
 
 def test_an_archive_that_goes_on_after_its_end(monkeypatch):
@@ -395,7 +397,7 @@ def huge(w, h):
     return bytes(b)
 
 
-@pytest.mark.parametrize("w,h", [(20_000, 20_000), (100_000, 100_000), (2**31 - 1, 2**31 - 1)])
+@pytest.mark.parametrize("w,h", [(12_000, 12_000), (20_000, 20_000), (100_000, 100_000), (2**31 - 1, 2**31 - 1)])
 def test_giant_dimensions_are_not_decoded(little, w, h):
     with pytest.raises(ValueError, match="not decoded"):
         fetch.is_image(huge(w, h))
