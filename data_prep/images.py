@@ -48,7 +48,7 @@ def open_image(source, name="", use="photo"):  # a path or bytes; what a message
     name = name or (str(source) if not isinstance(source, bytes) else "the image")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # our own bound follows; damaged EXIF says nothing
             im = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
     except FileNotFoundError:
         raise ValueError(f"{name} does not exist") from None
