@@ -1,60 +1,72 @@
-"""CLEVR scenes with the positions of their objects, as the file that `nbs/20_clevr.ipynb` takes with `data=<path>`.
+"""CLEVR scenes with the positions of their objects: the file that `nbs/20_clevr.ipynb` takes with `data=<path>`.
 
-    python -m data_prep.clevr --out clevr.npz                                the paper's 30,000 images, one position each
+    python -m data_prep.clevr --out clevr.npz                    the paper's 30,000 images, one position each
     python -m data_prep.clevr --out clevr.npz --file clevr_pos_data_128_30000.npz     the same, downloaded by hand
-    python -m data_prep.clevr --out all.npz --source v1 --limit 200          a first try: 200 images without the 18 GB archive
-    python -m data_prep.clevr --out all.npz --source v1                      CLEVR v1.0: 70,000 images, every position
+    python -m data_prep.clevr --out all.npz --source v1 --limit 200      a first try: 200 images, not the 18 GB archive
+    python -m data_prep.clevr --out all.npz --source v1          CLEVR v1.0: 70,000 images, every position
     python -m data_prep.clevr --out all.npz --source v1 --file CLEVR_v1.0.zip         ... downloaded by hand
-    python -m data_prep.clevr --out all.npz --source folder --file DIR       ... or unpacked, or rendered by yourself
+    python -m data_prep.clevr --out all.npz --source folder --file DIR   ... or unpacked, or rendered by yourself
 
 Sources
-  pos     (default) `clevr_pos_data_128_30000.npz` of Liu et al., from the link in their repository: one object's centre an image.
-          No checksum is published, so everything that can be verified is: arrays, ranges, the archive's own checksums, and
-          that the labelled places differ from the background (and do so with y upwards).
-  v1      CLEVR v1.0 of Johnson et al. (CC BY 4.0, 18 GB, md5 known), --split train (default) or val. The square middle of
-          the 480 x 320 frame is kept and averaged to --size; all centres inside are labels. With --limit only the needed parts
-          of the archive are read from the server, when it can.
+  pos     (default) `clevr_pos_data_128_30000.npz` of Liu et al., from the link in their repository: one object's centre
+          an image. No checksum is published, so everything that can be verified is: arrays, ranges, the archive's own
+          checksums, and that the labelled places differ from the background (and do so with y upwards).
+  v1      CLEVR v1.0 of Johnson et al. (CC BY 4.0, 18 GB, md5 known), --split train (default) or val. The square middle
+          of the 480 x 320 frame is kept and averaged to --size; all centres inside are labels. With --limit only the
+          needed parts of the archive are read from the server, when it can.
   folder  --file DIR in CLEVR's layout: images/SPLIT/ with scenes/CLEVR_SPLIT_scenes.json, or images/ with scenes.json.
 
-OUT holds `ims` (uint8, n x S x S x 3) and `coords_labels` (float32): n x 2 when one centre an image is known, else n x K x 2
-with NaN after the last centre. x to the right, y UPWARDS, both in [0, 1]: row = round((1-y)*S), column = round(x*S).
-OUT.json is the manifest, OUT.png shows some of it.
+Images are turned as their EXIF says, transparent pixels laid on white, 16 bits a channel scaled to 8.
+
+OUT holds `ims` (uint8, n x S x S x 3) and `coords_labels` (float32): n x 2 when one centre an image is known, else
+n x K x 2 with NaN after the last centre. x to the right, y UPWARDS, both in [0, 1]: row = round((1-y)*S),
+column = round(x*S). OUT.json is the manifest, OUT.png shows some of it.
 """
 
 import hashlib
 import io
 import json
+import math
 import os
-import zipfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from .fetch import (
+    Member,
     PrepError,
     Remote,
     bar,
     begin,
+    between,
+    can_write_npz,
+    check_common,
     command,
     content,
     damaged,
     digest,
     fetcher,
     finish,
+    gib,
     inside,
     is_image,
     magic,
     need,
+    open_zip,
     parser,
-    positive,
     rebase,
     save_npz,
+    named,
     whole,
     zip_bytes,
 )
+from .images import is_junk
+from .pairs import said
 from .preview import preview as picture_of
 
 MODULES = ["httpx", "tenacity", "filelock", "PIL"]
+MOST, MANY = 2048, 1000  # pixels along a side, objects in an image
 POS = "https://www.dropbox.com/s/5zj9ci24ofo949l/clevr_pos_data_128_30000.npz?dl=1"
 V1, V1_MD5 = "https://dl.fbaipublicfiles.com/clevr/CLEVR_v1.0.zip", "b11922020e72d0cd9154779b2d3d07d2"
 TERMS = dict(
@@ -89,64 +101,17 @@ def upwards(ims, coords):
 # --- the published .npz ---------------------------------------------------------------------------------------------
 
 
-class Member:
-    "An array inside an .npz, read forward in pieces; never unpickled."
-
-    def __init__(self, z, name, path):
-        try:
-            self.f = z.open(f"{name}.npy")
-        except KeyError:
-            raise PrepError(
-                f"{path} holds {sorted(n.removesuffix('.npy') for n in z.namelist())}, `ims` and `coords_labels` are"
-                " needed: this is not the published file. Download it again."
-            ) from None
-        with damaged(path):
-            try:
-                version = np.lib.format.read_magic(self.f)
-                self.shape, fortran, self.dtype = (
-                    np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                )(self.f)
-            except ValueError as e:
-                raise PrepError(f"{path}: `{name}` is no plain array ({e}): download the file again.") from None
-        if self.dtype.hasobject or fortran:
-            raise PrepError(
-                f"{path}: `{name}` holds"
-                f" {'pickled Python objects, which could run anything when read' if self.dtype.hasobject else 'columns first'};"
-                " plain numbers are needed: this is not the published file."
-            )
-        self.path = path
-
-    def pieces(self, n, step=256):
-        "The first `n` rows."
-        one = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
-        for i in range(0, n, step):
-            k = min(step, n - i)
-            with damaged(self.path):
-                b = self.f.read(k * one)
-            if len(b) != k * one:
-                raise PrepError(
-                    f"{self.path} is damaged (it ends in row {i + len(b) // one} of {self.shape[0]}): remove it and run"
-                    " again."
-                )
-            yield np.frombuffer(b, self.dtype).reshape(k, *self.shape[1:])
-
-    def end(self):
-        with damaged(self.path):
-            while self.f.read(1 << 20):
-                pass  # the checksum is compared at the end
-
-
 def from_npz(path, out, limit=None, size=None):
     "Verifies and converts; gives the facts for the manifest."
 
-    try:
-        z = zipfile.ZipFile(path)
-    except zipfile.BadZipFile:
+    with open(path, "rb") as f:
+        start = f.read(16)
+    if not start.startswith(b"PK"):
         raise PrepError(
-            f"{path} is no .npz file ({Path(path).read_bytes()[:16]!r} ...): with ?dl=0 Dropbox sends a web page; use"
-            " the link with ?dl=1, or let this script download it."
-        ) from None
-    with z:
+            f"{path} is no .npz file ({start!r} ...): with ?dl=0 Dropbox sends a web page; use the link with ?dl=1, or"
+            " let this script download it."
+        )
+    with open_zip(path) as z:
         ims, labels = Member(z, "ims", path), Member(z, "coords_labels", path)
         good = (
             len(ims.shape) == 4
@@ -157,6 +122,8 @@ def from_npz(path, out, limit=None, size=None):
             and labels.shape[-1] == 2
             and labels.dtype.kind == "f"
             and labels.shape[0] == ims.shape[0] > 0
+            and 0 < ims.shape[1] <= MOST
+            and 0 < math.prod(labels.shape[1:]) <= 2 * MANY
         )
         if not good:
             raise PrepError(
@@ -166,10 +133,10 @@ def from_npz(path, out, limit=None, size=None):
         n = min(limit or ims.shape[0], ims.shape[0])
         S = size or ims.shape[1]
         if ims.shape[1] % S:
-            raise PrepError(
-                f"--size {S}: the images have {ims.shape[1]} pixels, which only divides into"
-                f" {', '.join(str(ims.shape[1] // k) for k in (1, 2, 4))}."
-            )
+            sizes = ", ".join(str(ims.shape[1] // k) for k in (1, 2, 4) if ims.shape[1] % k == 0)
+            raise PrepError(f"--size {S}: the images have {ims.shape[1]} pixels, which only divides into {sizes}.")
+        if labels.shape[0] * labels.row > 1 << 30:
+            raise PrepError(f"{path}: the positions take {gib(labels.shape[0] * labels.row)}: not the published file.")
         coords = np.concatenate([*labels.pieces(n)]).astype(np.float32)
         labels.end()
         known = coords[~np.isnan(coords)]
@@ -214,7 +181,15 @@ def centres(scene, width, height):
     "Centres of all objects inside the square middle of the frame: (k, 2), y upwards."
     out = []
     for o in scene["objects"]:
-        col, row = o["pixel_coords"][:2]
+        try:
+            col, row = (float(v) for v in o["pixel_coords"][:2])
+            if not (math.isfinite(col) and math.isfinite(row)):
+                raise ValueError(f"{col}, {row}")
+        except (KeyError, TypeError, ValueError, OverflowError) as e:
+            raise PrepError(
+                f"{scene['image_filename']} has an object without a place ({type(e).__name__}: {str(e)[:100]}):"
+                ' "pixel_coords": [column, row] is needed.'
+            ) from None
         x, y = (col - (width - height) / 2) / height, 1 - row / height
         if 0 <= x <= 1 and 0 <= y <= 1:
             out.append((x, y))
@@ -228,19 +203,27 @@ def middle(im, size):
     w, h = im.size
     if w < h:
         raise PrepError(f"a picture of {w} x {h} pixels is higher than wide: CLEVR frames are 480 x 320.")
+    if size > h:
+        raise PrepError(f"--size {size}: the frames are {w} x {h} pixels, so at most {h} are known.")
     x = (w - h) / 2
     return np.asarray(im.convert("RGB").resize((size, size), Image.Resampling.BOX, box=(x, 0, x + h, h)))
 
 
-def scenes_of(text, where):
+def scenes_of(body, where):  # bytes of a .json file
     try:
-        out = sorted(json.loads(text)["scenes"], key=lambda s: s["image_filename"])
-        [s["objects"] for s in out]
-        return out
-    except (ValueError, KeyError, TypeError) as e:
+        out = json.loads(body)["scenes"]
+        for s in out:
+            if not (isinstance(s["image_filename"], str) and isinstance(s["objects"], list)):
+                raise TypeError("a scene needs the name of an image and a list of objects")
+            if len(s["objects"]) > MANY:
+                raise TypeError(f"{len(s['objects'])} objects in one image")
+        if len({s["image_filename"] for s in out}) < len(out):
+            raise ValueError("an image is listed twice")
+        return sorted(out, key=lambda s: s["image_filename"])
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise PrepError(
-            f'{where} is no scenes file ({type(e).__name__}: {e}): {{"scenes": [{{"image_filename", "objects"}}]}} is'
-            " needed."
+            f'{where} is no scenes file ({type(e).__name__}: {str(e)[:200]}): {{"scenes": [{{"image_filename",'
+            ' "objects"}]} is needed.'
         ) from None
 
 
@@ -257,6 +240,8 @@ def from_scenes(scenes, image, out, size, limit=None):  # image(scene) -> PIL im
         raise PrepError(
             f"No object lies in the square middle of the {w} x {h} frames: do scenes and images belong together?"
         )
+    if len(keep) * max(len(labels[i]) for i in keep) > 1 << 27:
+        raise PrepError("The positions of all images would take more than a gigabyte: take fewer with --limit.")
     coords = np.full((len(keep), max(len(labels[i]) for i in keep), 2), np.nan, np.float32)
     for k, i in enumerate(keep):
         coords[k, : len(labels[i])] = labels[i]
@@ -290,14 +275,19 @@ def from_scenes(scenes, image, out, size, limit=None):  # image(scene) -> PIL im
 def picture(body, where, a):
     a.sums[str(where)] = hashlib.sha256(body).hexdigest()
     try:
-        return is_image(body)
+        im = is_image(body)
     except ValueError as e:
         raise PrepError(f"{where}: {e}. The archive or folder is damaged.") from None
+    if where not in a.noted:
+        a.noted.add(where)
+        a.notes.update(im.info["notes"])
+    return im
 
 
 def from_zip(z, a):
-    names = z.namelist()
-    root = next((n[: n.index("scenes/")] for n in names if n.endswith(f"scenes/CLEVR_{a.split}_scenes.json")), None)
+    end = f"scenes/CLEVR_{a.split}_scenes.json"
+    names = {n.replace("\\", "/"): n for n in z.namelist() if not is_junk(n)}  # Windows writes a\\b
+    root = next((n.removesuffix(end) for n in names if n == end or n.endswith(f"/{end}")), None)
     if root is None:
         raise PrepError(
             f"{z.filename or V1} has no scenes/CLEVR_{a.split}_scenes.json: this is not CLEVR v1.0 (its test part has"
@@ -305,20 +295,21 @@ def from_zip(z, a):
         )
     kept = Path(a.cache) / "clevr_v1"  # what was read from afar
 
-    def member(name):
+    def member(name, most):
+        name = inside(name)
         if not a.remote:
-            return zip_bytes(z, name)
-        path = kept / inside(name)
+            return zip_bytes(z, names.get(name, name), most)
+        path = kept / named(name)
         if not (path.exists() and a.resume):
             with whole(path) as f:
-                f.write(zip_bytes(z, name))
+                f.write(zip_bytes(z, names.get(name, name), most))
         return path.read_bytes()
 
-    scenes = scenes_of(member(f"{root}scenes/CLEVR_{a.split}_scenes.json"), "the scenes file of the archive")
+    scenes = scenes_of(member(f"{root}{end}", 1 << 30), "the scenes file of the archive")
 
     def image(s):
         n = f"{root}images/{a.split}/{s['image_filename']}"
-        return picture(member(n), n, a)
+        return picture(member(n, 64 << 20), n, a)
 
     return from_scenes(scenes, image, a.out, a.size or 128, a.limit)
 
@@ -334,15 +325,21 @@ def from_folder(a):
         )
 
     def image(s):
-        p = found[1] / inside(s["image_filename"])
+        p = found[1] / named(inside(s["image_filename"]))
         if not p.is_file():
             raise PrepError(
                 f"{p} is listed in {found[0].name} and does not exist: unpack the whole archive, or use the zip with"
                 " --source v1 --file."
             )
-        return picture(p.read_bytes(), s["image_filename"], a)
+        return picture(read(p, 64 << 20), s["image_filename"], a)
 
-    return from_scenes(scenes_of(found[0].read_text(encoding="utf-8"), found[0]), image, a.out, a.size or 128, a.limit)
+    return from_scenes(scenes_of(read(found[0], 1 << 30), found[0]), image, a.out, a.size or 128, a.limit)
+
+
+def read(path, most):
+    if path.stat().st_size > most:
+        raise PrepError(f"{path} is {gib(path.stat().st_size)}, {gib(most)} is the most that is expected.")
+    return path.read_bytes()
 
 
 def main(argv=None):
@@ -357,10 +354,12 @@ def main(argv=None):
     )
     ap.add_argument("--size", type=int, help="side of an image in pixels (default 128)")
     a = ap.parse_args(argv)
-    positive(a, "limit", "size")
+    check_common(a)
+    between(a, 1, MOST, "size")
     need("PIL")
-    if Path(a.out).suffix != ".npz":
-        raise PrepError(f"--out {a.out}: the dataset is one .npz file, so a name that ends in .npz is needed.")
+    can_write_npz(a.out)
+    if a.source == "folder" and not a.file:
+        raise PrepError("--source folder needs --file DIR: a folder with images and scenes.")
     if a.file and not Path(a.file).exists():
         raise PrepError(f"--file {a.file} does not exist.")
     if a.file and Path(a.file).is_dir() != (a.source == "folder"):
@@ -386,13 +385,14 @@ def main(argv=None):
     if begin(a, manifest, params):
         return
     sources, a.sums = {Path(a.file).name: mark} if mark and a.source != "folder" else {}, {}
+    a.notes, a.noted = Counter(), set()
     if a.source == "folder":
         n, facts = from_folder(a)
     elif a.source == "pos":
         path = a.file
         if not path:
             with fetcher(a) as f:
-                path = f.download(url, "clevr_pos_data_128_30000.npz", magic(b"PK\x03\x04"))
+                path = f.download(url, "clevr_pos_data_128_30000.npz", magic(b"PK\x03\x04"), most=8 << 30)
             sources = {path.name: f.sha256(path)}
         try:
             n, facts = from_npz(path, a.out, a.limit, a.size)
@@ -407,9 +407,9 @@ def main(argv=None):
             print(f"{path} is not the published CLEVR_v1.0.zip (md5 differs); read all the same.")
         if not path:
             with fetcher(a) as f:
-                path = f.download(url, "CLEVR_v1.0.zip", magic(b"PK\x03\x04"), md5=V1_MD5)
+                path = f.download(url, "CLEVR_v1.0.zip", magic(b"PK\x03\x04"), md5=V1_MD5, most=64 << 30)
             sources = {path.name: f.sha256(path)}
-        with damaged(path), zipfile.ZipFile(path) as z:
+        with damaged(path), open_zip(path) as z:
             n, facts = from_zip(z, a)
     else:
         with fetcher(a) as f:
@@ -420,7 +420,7 @@ def main(argv=None):
                 if not a.remote
                 else io.BufferedReader(Remote(f, url, magic(b"PK\x03\x04"), step=1 << 18), 1 << 16)
             )
-            with raw, damaged(url), zipfile.ZipFile(raw) as z:
+            with raw, damaged(url), open_zip(raw, url) as z:
                 n, facts = from_zip(z, a)
     out = Path(a.out)
     picture_of(out)
@@ -438,7 +438,7 @@ def main(argv=None):
     print(
         f"{out}: {n} images, labels {tuple(facts['labels'])}; at the labelled places they differ by"
         f" {facts['contrast_at_labels']['y_up']} of 255 from the background ({facts['contrast_at_labels']['y_down']} if"
-        f" y ran downwards). Manifest: {manifest}, picture: {out.with_suffix('.png')}"
+        f" y ran downwards){said(a.notes)}. Manifest: {manifest}, picture: {out.with_suffix('.png')}"
     )
 
 

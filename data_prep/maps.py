@@ -1,29 +1,36 @@
 """Pairs of satellite image and street map, as the file that `nbs/30_maps.ipynb` takes with `data=<path>`.
 
-    python -m data_prep.maps --out maps.npz --limit 40                        a first try: 80 requests, two minutes
-    python -m data_prep.maps --out maps.npz                                   7,300 places, 14,600 requests, about five hours
-    python -m data_prep.maps --out big.npz --size 256 --number 1500           larger canvases: blocks of 2 x 2 tiles
-    python -m data_prep.maps --out ny.npz --source usgs --center 40.71 -74.0  another square on Earth
-    python -m data_prep.maps --out dubai.npz --source dubai                   72 open images with label maps, 34 MB
-    python -m data_prep.maps --out mine.npz --source folder --folder DIR      image/label pairs of your own
+    python -m data_prep.maps --out maps.npz --limit 40                a first try: 80 requests, two minutes
+    python -m data_prep.maps --out maps.npz                           7,300 places, 14,600 requests, about five hours
+    python -m data_prep.maps --out big.npz --size 256 --number 1500   larger canvases: blocks of 2 x 2 tiles
+    python -m data_prep.maps --out ny.npz --source usgs --center 40.71 -74.0     another square on Earth
+    python -m data_prep.maps --out dubai.npz --source dubai           72 open images with label maps, 34 MB
+    python -m data_prep.maps --out mine.npz --source folder --folder DIR         image/label pairs of your own
 
 Sources
-  gsi      (default) Geospatial Information Authority of Japan: seamless photo and pale map (--style std: standard map), zoom 18,
-           halved: 128 pixels are 124 m at 0.97 m per pixel, the paper's sample. Both maps carry labels and contour lines.
+  gsi      (default) Geospatial Information Authority of Japan: seamless photo and pale map (--style std: standard
+           map), zoom 18, halved: 128 pixels are 124 m at 0.97 m per pixel, the paper's sample. Both maps carry labels
+           and contour lines.
   plateau  PLATEAU-Ortho photo (CC BY 4.0; Tokyo's 23 wards and other cities) with the GSI map.
   usgs     USGS imagery with USGS topo (public domain; USA), zoom 16. Needs --center.
   tiles    tile servers of your choice: --photo-url, --map-url (with {z}, {x}, {y}), --terms.
   dubai    the Humans in the Loop set (CC0): downloads it, then as `folder`; tiles 2 and 4 are held out.
-  folder   --folder with pairs side by side in one image (pix2pix; --photo-side) or as two files (.jpg and .png of one name).
+  folder   --folder with pairs as two files (.jpg and .png of one name) or side by side in one image (pix2pix;
+           --photo-side). Which of the two is printed; a photo without its map, or a map without its photo, ends the
+           run.
   google   Google Static Maps as the paper did it. Google's terms forbid it unless your own agreement allows it:
            prints the clause and the number of requests, and does nothing else without --my-agreement-allows-this.
 
-Places are drawn without repeats from the square (--center, --side); the draw depends on --seed alone. Places without a tile, blank
-photos or maps, and clouds are left out, counted, and replaced by the next place of the draw. Held-out places lie in cells of about a
-kilometre of their own, so no held-out image shares ground with a training image. Tiles are kept in the cache: stop and go on at will.
+Places are drawn without repeats from the square (--center, --side); the draw depends on --seed alone. Places without
+a tile, blank photos or maps, and clouds are left out, counted, and replaced by the next place of the draw. Held-out
+places lie in cells of about a kilometre of their own, so no held-out image shares ground with a training image.
+Tiles are kept in the cache: stop and go on at will.
 
-OUT holds `map` and `sat` (uint8, n x 3 x H x W), `held` (bool, n), `source` (one name per place) and, for tiles, `place`
-(float64, n x 2: latitude and longitude of the centre, degrees). OUT.json is the manifest, OUT.png shows some of it.
+Images are turned as their EXIF says, transparent pixels laid on white, photos of 16 bits a channel scaled to 8 (label
+maps of 16 bits are refused). What an operating system leaves in folders (`._a.jpg`, `.DS_Store`) is ignored.
+
+OUT holds `map` and `sat` (uint8, n x 3 x H x W), `held` (bool, n), `source` (one name per place) and, for tiles,
+`place` (float64, n x 2: latitude and longitude of the centre, degrees). OUT.json is the manifest, OUT.png shows some.
 """
 
 import functools
@@ -35,6 +42,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 
@@ -44,16 +52,24 @@ from .fetch import (
     PrepError,
     bar,
     begin,
+    between,
+    can_write_npz,
+    check_common,
     command,
     content,
     digest,
     fetcher,
     finish,
+    hidden,
     is_image,
+    may_get_key,
     parser,
     positive,
     rebase,
     save_npz,
+    secrets_of,
+    shown,
+    split_url,
 )
 from .preview import preview as picture_of
 
@@ -122,15 +138,23 @@ PAIRS = dict(
     usgs=("usgs-imagery", "usgs-topo", 16, 1),
 )  # photo, map, zoom, native pixels per pixel
 
-DUBAI = "https://raw.githubusercontent.com/nive927/Dubai-Satellite-Imagery-Multiclass-Segmentation/b36fd266e363806d5c530089018fbf46dfd1befe/Semantic%20segmentation%20dataset/Tile%20{k}/{kind}/{name}"
+DUBAI = (
+    "https://raw.githubusercontent.com/nive927/Dubai-Satellite-Imagery-Multiclass-Segmentation/"
+    "b36fd266e363806d5c530089018fbf46dfd1befe/Semantic%20segmentation%20dataset/Tile%20{k}/{kind}/{name}"
+)
 DUBAI_TERMS = (
     "Semantic segmentation of aerial imagery: Humans in the Loop with the Mohammed Bin Rashid Space Centre, CC0 1.0."
 )
 
-CLAUSE = """Google Maps Platform Terms of Service, section 3.2.3 (https://cloud.google.com/maps-platform/terms), in short: content may not be
-exported or scraped for use outside the services, "bulk download" of map tiles being named as an example (a); it may not be cached
-(b); and nothing may be created from it, among other things it may not be used "to train, test, validate or fine-tune" models (c).
-A dataset for training is all three. Only an agreement of your own with Google can allow it; read yours before going on."""
+CLAUSE = """Google Maps Platform Terms of Service, section 3.2.3 (https://cloud.google.com/maps-platform/terms), in
+short: content may not be exported or scraped for use outside the services, "bulk download" of map tiles being named as
+an example (a); it may not be cached (b); and nothing may be created from it, among other things it may not be used
+"to train, test, validate or fine-tune" models (c). A dataset for training is all three. Only an agreement of your own
+with Google can allow it; read yours before going on."""
+ROW = 300  # answers in a row that may only mean that there is no tile
+TILE = ("{z}", "{x}", "{y}")
+GOOGLE = "maps.googleapis.com"
+EDGE = 85.0511287798066  # degrees of latitude where the projection ends
 
 
 # --- geometry --------------------------------------------------------------------------------------------------------
@@ -143,9 +167,12 @@ def pixel(lat, lon, zoom):
 
 
 def degrees(x, y, zoom):
-    "Latitude and longitude of a position in pixels."
+    "Latitude and longitude of a position in pixels; the longitude from -180 to 180, also beyond the antimeridian."
     n = 256 * 2**zoom
-    return math.degrees(math.atan(math.sinh(math.pi * (1 - 2 * y / n)))), x / n * 360 - 180
+    lon = x / n * 360 - 180
+    if not -180 <= lon <= 180:
+        lon = (lon + 180) % 360 - 180
+    return math.degrees(math.atan(math.sinh(math.pi * (1 - 2 * y / n)))), lon
 
 
 def metres(lat, zoom):
@@ -177,14 +204,30 @@ def square(a):
             f"--center {lat} {lon}: latitude between -85 and 85 and longitude between -180 and 180 are needed, in this"
             " order."
         )
-    return *pixel(lat, lon, a.zoom), a.side * 1000 / metres(lat, a.zoom) / 2
+    x, y = pixel(lat, lon, a.zoom)
+    half, n = a.side * 1000 / metres(lat, a.zoom) / 2, 256 * 2**a.zoom
+    if y - half < 0 or y + half > n or 2 * half > n:
+        raise PrepError(
+            f"--center {lat} {lon} --side {a.side}: the square reaches beyond the map, which ends at {EDGE:.2f} degrees"
+            " north and south and goes around the Earth once: choose a smaller --side or another --center."
+        )
+    return x, y, half
 
 
 # --- what a place is, per source -------------------------------------------------------------------------------------
 
 
 class Drop(Exception):
-    "A place that makes no pair, and why."
+    "A place that makes no pair, and why; `said` by the server, when it may be another fault."
+
+    def __init__(self, why, said=""):
+        super().__init__(why)
+        self.said = said if "(answer" in why else ""
+
+
+def address(url, x, y, z):
+    "A tile's address; nothing but the three numbers is filled in."
+    return url.replace("{z}", str(z)).replace("{x}", str(x)).replace("{y}", str(y))
 
 
 def look(photo, street, a):
@@ -207,12 +250,7 @@ def picture(side):
         im = is_image(body, kind)
         if im.size != (side, side):
             raise ValueError(f"a picture of {im.size[0]}x{im.size[1]} pixels instead of {side}x{side}")
-        clear = (
-            (np.asarray(im.convert("RGBA"))[..., 3] < 128).mean()
-            if im.mode in ("RGBA", "LA", "PA") or "transparency" in im.info
-            else 0.0
-        )
-        return np.asarray(im.convert("RGB")), clear, hashlib.sha256(body).hexdigest()
+        return np.asarray(im), im.info["clear"], hashlib.sha256(body).hexdigest()
 
     return check
 
@@ -245,6 +283,11 @@ class Tiles:
             )
         self.wide = max(1, round(1000 / (b * metres(a.center[0], a.zoom))))  # blocks along a cell of about a kilometre
         self.requests, self.total = 2 * self.k**2, self.nx * self.ny  # per place; places
+        self.around = 2**a.zoom  # tiles around the Earth: x beyond the antimeridian goes on from the other side
+        if self.nx * self.k > self.around or self.y0 < 0 or (self.y0 + self.ny) * self.k > self.around:
+            raise PrepError(
+                f"--side {a.side} at zoom {a.zoom}: the square does not fit on the map, choose a smaller one."
+            )
 
     def places(self):
         for i in shuffled(self.total, self.a.seed):
@@ -258,7 +301,8 @@ class Tiles:
         return degrees((p[0] + 0.5) * b, (p[1] + 0.5) * b, self.a.zoom)
 
     def name(self, p):
-        return f"{self.a.source}/{self.a.zoom}/{p[0] * self.k}/{p[1] * self.k}" + (f"+{self.k}" if self.k > 1 else "")
+        x = p[0] * self.k % self.around
+        return f"{self.a.source}/{self.a.zoom}/{x}/{p[1] * self.k}" + (f"+{self.k}" if self.k > 1 else "")
 
     def read(self, f, p, judge=True):
         "Photo and map (size, size, 3), and the checksums of their tiles."
@@ -267,14 +311,14 @@ class Tiles:
             whole = np.empty((256 * k, 256 * k, 3), np.uint8)
             for j in range(k):
                 for i in range(k):
-                    x, y = p[0] * k + i, p[1] * k + j
+                    x, y = (p[0] * k + i) % self.around, p[1] * k + j
                     path = f"tiles/{l.name}/{z}/{x}/{y}"
+                    url = address(rebase(l.url, self.a.base), x, y, z)
                     try:
-                        rgb, clear, sums[path] = f.get(
-                            rebase(l.url, self.a.base).format(z=z, x=x, y=y), path, picture(256)
-                        )
-                    except Missing:
-                        raise Drop(f"no tile of {l.name}") from None
+                        rgb, clear, sums[path] = f.get(url, path, picture(256), tile=True)
+                    except Missing as e:
+                        how = "" if e.status in (404, 410) else f" (answer {e.status})"
+                        raise Drop(f"no tile of {l.name}{how}", f"{e}") from None
                     if clear > 0.01:
                         raise Drop(f"transparent tile of {l.name}")
                     whole[j * 256 : (j + 1) * 256, i * 256 : (i + 1) * 256] = rgb
@@ -294,6 +338,9 @@ class Google:
         self.x, self.y, self.half = square(a)
         self.side = 512 * max(1, round(1000 / (512 * metres(a.center[0], a.zoom))))  # of a cell, in pixels
         self.total = int((2 * self.half) ** 2 / 512**2)  # about as many places as fit side by side
+        self.around = 256 * 2**a.zoom
+        self.base = rebase(f"https://{GOOGLE}", a.base)
+        may_get_key(self.base, GOOGLE, a.send_my_key_to_base)
 
     def places(self):
         "Corners of 512-pixel crops inside one cell each: those of two cells never overlap."
@@ -310,17 +357,17 @@ class Google:
         return degrees(p[0] + 256, p[1] + 256, self.a.zoom)
 
     def name(self, p):
-        return f"google/19/{p[0]},{p[1]}"
+        return f"google/19/{p[0] % self.around},{p[1]}"
 
     def read(self, f, p, judge=True):
         out, sums = [], {}
         lat, lon = degrees(p[0] + 300, p[1] + 300, self.a.zoom)
         for kind in ("satellite", "roadmap"):
-            url = f"https://maps.googleapis.com/maps/api/staticmap?center={lat:.7f},{lon:.7f}&zoom=19&size=600x600&maptype={kind}"
+            url = f"{self.base}/maps/api/staticmap?center={lat:.7f},{lon:.7f}&zoom=19&size=600x600&maptype={kind}"
             if kind == "roadmap":
                 url += "&style=feature:all|element:labels|visibility:off"
-            path = f"google/{p[0]}_{p[1]}_{kind}"
-            rgb, _, sums[path] = f.get(rebase(url, self.a.base) + f"&key={self.a.key}", path, picture(600))
+            path = f"google/{p[0] % self.around}_{p[1]}_{kind}"
+            rgb, _, sums[path] = f.get(f"{url}&key={quote(self.a.key)}", path, picture(600))
             rgb = rgb[:512, :512]
             if judge:
                 look(*((rgb, None) if kind == "satellite" else (None, rgb)), self.a)
@@ -329,8 +376,8 @@ class Google:
 
 
 def hold_out(groups, share, seed):
-    "Which of n items are held out: whole groups, in a random order that depends on their names alone, until the share is reached."
-    order = sorted(set(groups), key=lambda g: hashlib.sha256(f"{seed} {g}".encode()).digest())
+    "Which of n items are held out: whole groups, in a random order that depends on their names alone, up to the share."
+    order = sorted(set(groups), key=lambda g: hashlib.sha256(f"{seed} {g}".encode("utf-8", "surrogateescape")).digest())
     if len(order) < 2:
         raise PrepError(
             "All pairs are from one place, so none can be held out without sharing its ground: take more (--number,"
@@ -353,7 +400,7 @@ def from_places(a, source, **kw):
             " smaller --number."
         )
     with fetcher(a, **kw) as f:
-        good, drops, sums = [], Counter(), {}
+        good, drops, sums, row = [], Counter(), {}, 0
         with bar(total=n, unit="place", desc=a.source) as b:
             for p in source.places():
                 try:
@@ -361,14 +408,17 @@ def from_places(a, source, **kw):
                 except Drop as e:
                     drops[str(e)] += 1
                     b.set_postfix(left_out=sum(drops.values()))
-                    if not good and sum(drops.values()) == 60:
+                    row = row + 1 if e.said else 0  # refusals without an end: another fault than a missing tile
+                    if not good and sum(drops.values()) == 60 or row == ROW:
+                        which = "first 60" if row < ROW else f"last {ROW}"
                         raise PrepError(
-                            "The first 60 places of the draw give nothing"
+                            f"The {which} places of the draw give nothing"
                             f" ({', '.join(f'{v} {k}' for k, v in drops.items())}): is this square covered by"
                             f" {a.source} at zoom {a.zoom}? Look at one tile in a browser, then choose another"
-                            " --center, --zoom or --source."
+                            f" --center, --zoom or --source.{f' The last answer: {e.said}' if e.said else ''}"
                         ) from None
                     continue
+                row = 0
                 good.append(p)
                 sums |= s
                 b.update()
@@ -398,43 +448,41 @@ def from_places(a, source, **kw):
         return n, int(held.sum()), dict(drops), sums, f.requests
 
 
-def from_folder(a, folder, images=None, hold=()):
+def from_folder(a, folder, images, hold=()):
     "Crops of image/label pairs."
-    folder = Path(folder)
-    files = lambda kinds: sorted(p for e in kinds for p in [*folder.glob(f"*.{e}"), *folder.glob(f"*/*.{e}")])
-    jpg, layout = files(("jpg", "jpeg")), a.layout
-    if layout == "auto":
-        layout = "two" if jpg and all(p.with_suffix(".png").exists() for p in jpg) else "side"
-    images = images or (jpg if layout == "two" else files(("jpg", "jpeg", "png")))
-    if a.limit and a.source == "folder":
-        images = images[: a.limit]
-    read = pairs.two_files if layout == "two" else functools.partial(pairs.side_by_side, photo=a.photo_side)
-    try:
-        with bar(total=len(images), unit="image", desc="cutting") as b:
-            arrays, dropped = pairs.cut(
-                folder, a.size, hold, a.blank, lambda p: (b.update(), read(p))[1], ("jpg", "jpeg", "png"), images
-            )
-    except (FileNotFoundError, ValueError, OSError) as e:
-        if getattr(e, "errno", None):
-            raise
-        raise PrepError(f"{e}") from None
+    folder, notes = Path(folder), Counter()
+    read = pairs.two_files if a.layout == "two" else functools.partial(pairs.side_by_side, photo=a.photo_side)
+    with bar(total=len(images), unit="image", desc="cutting") as b:
+        arrays, dropped = pairs.cut(folder, a.size, hold, a.blank, lambda p: (b.update(), read(p))[1], images, notes)
     if not any(arrays["held"]):
         arrays["held"] = hold_out([s.rpartition("@")[0] for s in arrays["source"].tolist()], a.held, a.seed)
+    if all(arrays["held"]):
+        raise PrepError("Every crop would be held out, so nothing is left to train on: name fewer folders with --hold.")
     save_npz(a.out, **arrays)
     sums = {
-        q.relative_to(folder).as_posix(): digest(q, "sha256")[0]
+        shown(q.relative_to(folder).as_posix()): digest(q, "sha256")[0]
         for p in images
-        for q in ([p, p.with_suffix(".png")] if layout == "two" else [p])
+        for q in ([p, pairs.map_of(p)] if a.layout == "two" else [p])
     }
+    if notes:
+        print(f"In {folder}{pairs.said(notes)}.")
     return len(arrays["sat"]), int(arrays["held"].sum()), {"nearly empty map": dropped}, sums, 0
+
+
+def known_dubai(a):
+    "What is known of the 144 files, and the names of the photos that are taken."
+    known = json.loads(Path(__file__).with_name("dubai.json").read_text(encoding="utf-8"))
+    names = sorted(k for k in known if k.endswith(".jpg"))
+    if a.limit:
+        names = sorted(names, key=lambda s: (s[-7:], s))[: a.limit]  # the first image of every tile, then the second
+    hold = a.hold or [t for t in ("tile_2", "tile_4") if any(n.startswith(t) for n in names)]
+    pairs.check_hold(a.hold, [Path(n) for n in names])
+    return known, names, hold
 
 
 def dubai(a):
     "The 144 files, each verified against the commit it comes from."
-    known = json.loads(Path(__file__).with_name("dubai.json").read_text())
-    names = sorted(k for k in known if k.endswith(".jpg"))
-    if a.limit:
-        names = sorted(names, key=lambda s: (s[-7:], s))[: a.limit]  # the first image of every tile, then the second
+    known, names, hold = known_dubai(a)
     with fetcher(a) as f:
         for s in bar([n[:-4] + e for n in names for e in (".jpg", ".png")], unit="file", desc="dubai"):
             tile, name = s.split("/")
@@ -451,7 +499,6 @@ def dubai(a):
 
             f.get(url, f"dubai/{s}", check)
         folder = f.cache / "dubai"
-        hold = a.hold or [t for t in ("tile_2", "tile_4") if any(n.startswith(t) for n in names)]
         *rest, _ = from_folder(a, folder, [folder / n for n in names], hold)
         return *rest, f.requests
 
@@ -486,7 +533,12 @@ def main(argv=None):
         "--cloud", type=float, default=0.3, help="leave out photos with a larger share of bright grey (default 0.3)"
     )
     ap.add_argument("--folder")
-    ap.add_argument("--layout", default="auto", choices=["auto", "side", "two"], help="of the pairs in --folder")
+    ap.add_argument(
+        "--layout",
+        default="auto",
+        choices=["auto", "side", "two"],
+        help="of the pairs in --folder: two files, or side by side in one image (default: found out, and printed)",
+    )
     ap.add_argument(
         "--photo-side",
         default="left",
@@ -504,34 +556,56 @@ def main(argv=None):
         action="store_true",
         help="google: you state that your agreement with Google allows bulk download, storage and training",
     )
+    ap.add_argument(
+        "--send-my-key-to-base",
+        action="store_true",
+        help="google: the server of --base (https) may know your key; without this only Google gets it",
+    )
     a = ap.parse_args(argv)
     a.key = os.environ.get("GOOGLE_MAPS_API_KEY", "")
-    positive(a, "number", "limit", "size", "side", "reduce")
+    check_common(a)
+    positive(a, "number", "side", "reduce", "max_requests")
+    between(a, 1, 4096, "size")
+    between(a, 1, 64, "reduce")
+    between(a, 0, 23, "zoom")
+    between(a, 0, 2**63, "seed")
+    between(a, 0, 1, "blank", "cloud", why=", a share")
+    if a.blank == 0:
+        raise PrepError("--blank 0 leaves out every map: a share above 0 is needed.")
     if not 0 < a.held < 1:
         raise PrepError(f"--held {a.held}: a share between 0 and 1 is needed.")
-    if Path(a.out).suffix != ".npz":
-        raise PrepError(f"--out {a.out}: the dataset is one .npz file, so a name that ends in .npz is needed.")
+    can_write_npz(a.out)
+    if a.source not in ("dubai", "folder") and a.hold:
+        raise PrepError(f"--hold names folders of --source folder or dubai; {a.source} has none (--held is a share).")
     manifest = Path(a.out).with_suffix(".json")
     common = dict(source=a.source, size=a.size, limit=a.limit, seed=a.seed, held=a.held, blank=a.blank)
     if a.source in ("dubai", "folder"):
         if a.source == "folder" and not (a.folder and Path(a.folder).is_dir()):
             raise PrepError(f"--source folder needs --folder DIR{f'; {a.folder} is no folder' if a.folder else ''}.")
-        params = dict(
-            common,
-            hold=a.hold,
-            **(
-                dict(folder=Path(a.folder).name, layout=a.layout, photo_side=a.photo_side, content=content(a.folder))
-                if a.source == "folder"
-                else {}
-            ),
-        )
         if a.source == "dubai":
-            a.layout = "two"
+            a.layout, a.folder = "two", None
+            known_dubai(a)
+        found = a.layout
+        if a.folder:
+            found, images = pairs.find(a.folder, a.layout)
+            images = images[: a.limit]
+            pairs.check_hold(a.hold, images)
+            if not a.hold and len(images) < 2:
+                raise PrepError(f"{a.folder} holds one image: two are needed, so that one of them can be held out.")
+            kind = "two files, .jpg photo and .png map of one name"
+            if found == "side":
+                kind = f"side by side in one image, the photo {a.photo_side}"
+            print(f"{a.folder}: {len(images)} pairs, {kind} (another --layout or --photo-side changes that).")
+        params = dict(common, hold=a.hold)
+        if a.folder:
+            name, mark = shown(Path(a.folder).name), content(a.folder)
+            params |= dict(folder=name, layout=a.layout, photo_side=a.photo_side, content=mark)
+        a.layout = found
         terms = [DUBAI_TERMS] if a.source == "dubai" else [a.terms or "as the folder that the images come from"]
         urls = [DUBAI] if a.source == "dubai" else []
         if begin(a, manifest, params):
             return
-        n, held, drops, sums, asked = dubai(a) if a.source == "dubai" else from_folder(a, a.folder, hold=a.hold)
+        n, held, drops, sums, asked = dubai(a) if a.source == "dubai" else from_folder(a, a.folder, images, a.hold)
     else:
         if a.center is None and a.source in ("usgs", "tiles"):
             raise PrepError(f"--source {a.source} needs --center LAT LON (the default square is in Japan).")
@@ -543,7 +617,7 @@ def main(argv=None):
             source, terms, urls = (
                 Google(a),
                 ["Google Maps content, under the agreement of whoever ran this; " + " ".join(CLAUSE.split())],
-                ["https://maps.googleapis.com/maps/api/staticmap"],
+                [f"https://{GOOGLE}/maps/api/staticmap"],
             )
         else:
             if a.source == "tiles":
@@ -552,13 +626,22 @@ def main(argv=None):
                         "--source tiles needs --photo-url, --map-url and --terms (the licence and credit that the"
                         " servers ask for)."
                     )
+                for option, u in (("--photo-url", a.photo_url), ("--map-url", a.map_url)):
+                    if not (split_url(u) and u.startswith(("http://", "https://")) and all(k in u for k in TILE)):
+                        raise PrepError(
+                            f"{option} {hidden(u)}: an address http... with {{z}}, {{x}} and {{y}} is needed."
+                        )
                 tag = lambda kind, u: Layer(f"{kind}-{hashlib.sha256(u.encode()).hexdigest()[:8]}", u, (0, 23), a.terms)
                 a.photo, a.street, zoom, reduce = tag("photo", a.photo_url), tag("map", a.map_url), 18, 2
             else:
                 photo, street, zoom, reduce = PAIRS[a.source]
                 a.photo, a.street = LAYERS[photo], LAYERS[street.format(style=a.style)]
-            a.zoom, a.reduce = a.zoom or zoom, a.reduce or reduce
-            source, terms, urls = Tiles(a), [l.terms for l in (a.photo, a.street)], [l.url for l in (a.photo, a.street)]
+            a.zoom, a.reduce = zoom if a.zoom is None else a.zoom, a.reduce or reduce
+            for l in (a.photo, a.street):
+                if a.base and secrets_of(l.url):
+                    may_get_key(rebase(l.url, a.base), split_url(l.url).hostname, a.send_my_key_to_base)
+            source = Tiles(a)
+            terms, urls = [l.terms for l in (a.photo, a.street)], [hidden(l.url) for l in (a.photo, a.street)]
         n = a.limit or a.number
         if n < 2:
             raise PrepError("At least two places are needed: one of them is held out.")

@@ -6,15 +6,16 @@ python -m data_prep.preview music           the loudness of the four stems of so
 """
 
 import argparse
-import zipfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from .fetch import PrepError, command, whole
+from .fetch import Member, PrepError, can_write, command, open_zip, whole
+from .images import is_junk
 
-COLOURS = [(230, 120, 40), (70, 130, 210), (90, 170, 80), (170, 90, 190)]  # bass, drums, guitar, piano
+COLOURS = [(230, 120, 40), (70, 130, 210), (90, 170, 80), (170, 90, 190)]  # of the stems
+STEMS = ("bass", "drums", "guitar", "piano")
 
 
 def some(n, k=12):
@@ -23,19 +24,40 @@ def some(n, k=12):
 
 def rows(path, name, which=None):
     "Some rows of an array in an .npz (None: all), without having the others in memory."
-    with zipfile.ZipFile(path) as z, z.open(f"{name}.npy") as f:
-        read = (
-            np.lib.format.read_array_header_1_0
-            if np.lib.format.read_magic(f) == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
-        shape, _, dtype = read(f)
-        at, one = f.tell(), int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
-        out = []
-        for i in range(shape[0]) if which is None else which:
-            f.seek(at + int(i) * one)
-            out.append(np.frombuffer(f.read(one), dtype).reshape(shape[1:]))
+    with open_zip(path) as z:
+        m = Member(z, name, path)
+        if which is None:
+            return m.whole()
+        wanted, out = set(map(int, which)), []
+        for k, piece in enumerate(m.pieces(max(wanted) + 1, 1)):
+            if k in wanted:
+                out.append(piece[0])
         return np.stack(out)
+
+
+def shape_of(z, name, path):
+    m = Member(z, name, path)
+    return m.shape, m.dtype
+
+
+def check(path):
+    "The kind of a dataset in one file, or what is wrong with its arrays."
+    with open_zip(path) as z:
+        names = {n.removesuffix(".npy") for n in z.namelist()}
+        if {"map", "sat", "held"} <= names:
+            (a, t), (b, u), (c, v) = (shape_of(z, n, path) for n in ("map", "sat", "held"))
+            good = a == b and len(a) == 4 and a[1] == 3 and c == a[:1] and t == u == np.uint8 and v.kind == "b"
+            kind = "maps"
+        elif {"ims", "coords_labels"} <= names:
+            (a, t), (b, u) = (shape_of(z, n, path) for n in ("ims", "coords_labels"))
+            good = len(a) == 4 and a[1] == a[2] and a[3] == 3 and t == np.uint8
+            good = good and len(b) in (2, 3) and b[-1] == 2 and b[0] == a[0] and u.kind == "f"
+            kind = "clevr"
+        else:
+            raise PrepError(f"{path} is no dataset of data_prep: it holds {sorted(names)[:10]}.")
+    if not (good and min(a) > 0 and max(a[1:]) <= 1 << 12):
+        raise PrepError(f"{path} is no dataset of data_prep: its arrays have the shapes {a} and {b}.")
+    return kind
 
 
 def sheet(tiles, columns=6, gap=4):
@@ -67,7 +89,7 @@ def clevr(path):
     for im, c in zip(rows(path, "ims", which), coords[which]):
         t, S = im.copy(), len(im)
         for x, y in c.reshape(-1, 2):
-            if np.isnan(x):
+            if not (0 <= x <= 1 and 0 <= y <= 1):
                 continue
             i, j = min(round((1 - y) * S), S - 1), min(round(x * S), S - 1)
             t[max(i - 4, 0) : i + 5, j] = t[i, max(j - 4, 0) : j + 5] = (255, 30, 30)
@@ -75,17 +97,31 @@ def clevr(path):
     return sheet(out)
 
 
+def tracks_in(folder):
+    folder = Path(folder)
+    return sorted(p.parent for p in folder.rglob("bass.wav") if not is_junk(p.relative_to(folder)))
+
+
 def music(folder, w=600, h=28):
     import soundfile as sf
 
-    tracks, out = sorted(p.parent for p in Path(folder).rglob("bass.wav")), []
+    tracks, out = tracks_in(folder), []
     for k in some(len(tracks), 8):
         t = np.full((4 * h, w, 3), 245, np.uint8)
-        for s, name in enumerate(("bass", "drums", "guitar", "piano")):
-            with sf.SoundFile(tracks[k] / f"{name}.wav") as f:
-                peaks = np.array([np.abs(b).max() for b in f.blocks(max(1, -(-f.frames // w)), dtype="float32")])
-            for j, p in enumerate(peaks[:w]):
-                a = int(p * (h - 2) / 2)
+        for s, name in enumerate(STEMS):
+            path = tracks[k] / f"{name}.wav"
+            try:
+                with open(path, "rb") as raw, sf.SoundFile(raw) as f:
+                    step = max(1, -(-f.frames // w))
+                    if f.channels > 16 or step > 1 << 22:
+                        raise PrepError(f"{path}: {f.frames} samples in {f.channels} channels are no track.")
+                    peaks = [float(np.abs(b).max()) for b, _ in zip(f.blocks(step, dtype="float32"), range(w))]
+            except FileNotFoundError:
+                raise PrepError(f"{path} does not exist: a track has {', '.join(STEMS)}, each as .wav.") from None
+            except sf.LibsndfileError as e:
+                raise PrepError(f"{path} is no readable sound file ({str(e)[-100:]}).") from None
+            for j, p in enumerate(peaks):
+                a = int(min(p if np.isfinite(p) else 1.0, 1.0) * (h - 2) / 2)
                 t[s * h + h // 2 - a : s * h + h // 2 + a + 1, j] = COLOURS[s]
         out.append(t)
     return sheet(out, 2)
@@ -95,20 +131,19 @@ def preview(data, out=None):
     "Writes the picture and gives its path."
     data = Path(data)
     out = Path(out) if out else data / "preview.png" if data.is_dir() else data.with_suffix(".png")
+    if not data.exists():
+        raise PrepError(f"{data} does not exist.")
+    if out.is_dir() or out.suffix.lower() != ".png":
+        raise PrepError(f"{out}: a picture is one file with a name that ends in .png.")
+    can_write(out)
     if data.is_dir():
-        if not any(data.rglob("bass.wav")):
+        if not tracks_in(data):
             raise PrepError(f"{data} has no tracks with bass.wav, drums.wav, guitar.wav and piano.wav.")
-        picture = music(data)
+        made = music(data)
     else:
-        try:
-            names = {n.removesuffix(".npy") for n in zipfile.ZipFile(data).namelist()}
-        except zipfile.BadZipFile:
-            names = set()
-        if not ({"map", "sat", "held"} <= names or {"ims", "coords_labels"} <= names):
-            raise PrepError(f"{data} is no dataset of data_prep.")
-        picture = clevr(data) if "ims" in names else maps(data)
+        made = clevr(data) if check(data) == "clevr" else maps(data)
     with whole(out) as f:
-        Image.fromarray(picture).save(f, "PNG")
+        Image.fromarray(made).save(f, "PNG")
     return out
 
 
@@ -119,8 +154,6 @@ def main(argv=None):
     ap.add_argument("data")
     ap.add_argument("--out", help="the .png to write (default: beside the data)")
     a = ap.parse_args(argv)
-    if not Path(a.data).exists():
-        raise PrepError(f"{a.data} does not exist.")
     print(preview(a.data, a.out))
 
 

@@ -1,4 +1,4 @@
-"For the tests of `data_prep`: a server on 127.0.0.1 that misbehaves on purpose, and a command that is killed at random."
+"For the tests of `data_prep`: a server on 127.0.0.1 that misbehaves on purpose; a command that is killed at random."
 
 import http.server
 import json
@@ -16,29 +16,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class BadServer:
-    """Serves `files` {path: bytes, or a callable that makes them} and counts. `bad[path]` is a list of misbehaviours, used up one
-    per request ('*' for any path); `always[path]` is one that stays. The query is part of the path only if `files` knows it so.
+    """Serves `files` {path: bytes, or a callable that makes them} and counts. `bad[path]` is a list of misbehaviours,
+    used up one per request ('*' for any path); `always[path]` is one that stays. The query is part of the path only if
+    `files` knows it so.
     """
 
     def __init__(self, files=None, ranges=True, etag=True, delay=0.0):
-        self.files, self.bad, self.always, self.ranges, self.etag, self.delay = (
-            dict(files or {}),
-            {},
-            {},
-            ranges,
-            etag,
-            delay,
-        )
-        self.asked, self.good, self.sent, self.times, self.heads, self.lock, self.busy, self.most = (
-            Counter(),
-            Counter(),
-            Counter(),
-            [],
-            [],
-            threading.Lock(),
-            0,
-            0,
-        )
+        self.files, self.bad, self.always = dict(files or {}), {}, {}
+        self.ranges, self.etag, self.delay = ranges, etag, delay
+        self.asked, self.good, self.sent = Counter(), Counter(), Counter()
+        self.times, self.heads, self.lock, self.busy, self.most = [], [], threading.Lock(), 0, 0
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -110,9 +97,37 @@ class BadServer:
             if stop is not None:
                 h.close_connection = True
 
+        def endless(piece, most=64 << 20, pause=0.0):
+            "Bytes until the other side goes, or a bound is reached."
+            n, start = 0, time.monotonic()
+            while n < most and time.monotonic() - start < 20:
+                h.wfile.write(piece)
+                n += len(piece)
+                with self.lock:
+                    self.sent[key] += len(piece)
+                time.sleep(pause)
+            h.close_connection = True
+
         match do:
+            case 204:
+                h.send_response(204)
+                return h.end_headers()
             case int():
                 return reply(do, b"no")
+            case ("drip", where):  # a byte now and then: of the headers, or of the body
+                h.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\nX-A: " + b"a\r\n\r\n" * (where == "body"))
+                return endless(b"a", pause=0.03)
+            case ("endless", status, *coding):  # nothing says where the body ends
+                h.send_response(status)
+                if coding:
+                    h.send_header("Content-Encoding", coding[0])
+                h.send_header("Connection", "close")
+                h.end_headers()
+                return endless(b"PK\x03\x04" * (1 << 14))
+            case ("coded", coding, content):
+                return reply(200, content, "image/png", Content_Encoding=coding)
+            case ("long", status, content):
+                return reply(status, content, "text/html")
             case (int() as status, wait):
                 return reply(status, b"no", Retry_After=wait)
             case "html":
@@ -230,7 +245,7 @@ class Killer:
         return int(self.line())
 
     def twenty(self, args, seconds):  # how long an undisturbed run takes
-        "Twenty kills in a row at random moments, then a run to the end; how many processes were hit before they were through."
+        "Twenty kills in a row at random moments, then a run to the end; how many processes were hit before the end."
         rng, hits = random.Random(0), 0
         for k in range(20):
             hits += self.run(args, rng.uniform(0, min(0.3 * seconds, 1))) == 9  # it goes on, so most kills hit

@@ -165,7 +165,7 @@ class Boom:
     "content,words",
     [
         (b"<!DOCTYPE html><html><title>Dropbox</title></html>", "no .npz file.*dl=1"),
-        (npz(8)[:-5000], "no .npz file"),
+        (npz(8)[:-5000], "damaged"),
         (npz(8, ims=np.zeros((8, 64, 32, 3), np.uint8)), r"uint8 \(8, 64, 32, 3\)"),
         (npz(8, labels=np.full((8, 2), 1.5)), "positions run from 1.5"),
         (npz(8, labels=np.full((8, 2), np.nan)), "nothing"),

@@ -41,7 +41,7 @@ def encode(a, kind):
 
 
 class Earth(BadServer):
-    "Every tile of the GSI, PLATEAU and USGS addresses: its colours say which tile it is. `special` {(layer, x, y): bytes or None}."
+    "Every tile of the GSI, PLATEAU and USGS addresses: colours say which. `special` {(layer, x, y): bytes or None}."
 
     kinds = {
         "/xyz/seamlessphoto/": "jpg",
@@ -452,7 +452,6 @@ def test_folders(tmp_path, layout, earth):
             )["sat"],
             z["map"],
         )
-    n = len(z["sat"])
     Image.fromarray(np.concatenate(pair(9), 1)).save(d / "train" / "9.png") if layout == "side" else None
     if layout == "side":
         with pytest.raises(PrepError, match="other parameters"):
@@ -478,7 +477,6 @@ def test_dubai(earth, tmp_path, monkeypatch):
                 ]
                 u = maps.DUBAI.format(k=k, kind=kind, name=f"image_part_{i:03d}.{e}")
                 earth.files[u[u.index("/", 9) :]] = b
-    body = earth.body
     monkeypatch.setattr(earth, "body", lambda p: earth.files.get(p))
     monkeypatch.setattr(
         maps.json, "loads", lambda t, old=json.loads: known if "image_part" in t and '"sources"' not in t else old(t)
@@ -549,7 +547,7 @@ def test_error_on_the_command_line(earth, tmp_path):
         capture_output=True,
         text=True,
     )
-    assert p.returncode == 1 and "Traceback" not in p.stderr and len(p.stderr.strip().splitlines()) == 1
+    assert p.returncode == 2 and "Traceback" not in p.stderr and len(p.stderr.strip().splitlines()) == 1
 
 
 # --- real samples ---------------------------------------------------------------------------------------------------

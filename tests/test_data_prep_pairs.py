@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_prep.fetch import PrepError
 from data_prep.pairs import corners, cut, main
 from dde_kit.maps import read_pairs
 
@@ -42,15 +43,15 @@ def test_nearly_empty_crops_are_dropped(folder):
 
 
 def test_errors(folder, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no .jpg"):
+    with pytest.raises(PrepError, match="no .jpg"):
         cut(tmp_path / "nothing", 64)
-    with pytest.raises(ValueError, match="tile_9"):
+    with pytest.raises(PrepError, match="tile_9"):
         cut(folder, 64, ["tile_9"])
-    with pytest.raises(ValueError, match="smaller --size"):
+    with pytest.raises(PrepError, match="smaller --size"):
         cut(folder, 512)
     Image.new("RGB", (10, 10)).save(folder / "tile_1" / "image_part_001.png")
-    with pytest.raises(ValueError, match="a pair has one size"):
+    with pytest.raises(PrepError, match="a pair has one size"):
         cut(folder, 64)
     (folder / "tile_1" / "image_part_001.png").unlink()
-    with pytest.raises(FileNotFoundError, match="no map"):
+    with pytest.raises(PrepError, match="image_part_001.jpg .1. in .*have no partner, and 2 pairs"):
         cut(folder, 64)

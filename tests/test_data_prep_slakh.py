@@ -340,7 +340,7 @@ def test_drive_pages(tmp_path, drive):
         b" recently.</body></html>"
     )
     drive.always[key("bass")] = ("html", quota)
-    with pytest.raises(PrepError, match="24 hours.*--archive") as e:
+    with pytest.raises(PrepError, match="24 hours.*--archive"):
         go(tmp_path, server=drive)
     assert drive.asked[key("bass")] == 1
     drive.always[key("bass")] = ("html", b"<html><title>Sign in</title></html>")
@@ -454,7 +454,9 @@ x,now = array.array('h', bytes(4*int(rate*(song.length+1)))),0.
 for m in song:
     now += m.time
     if m.type == 'note_on' and m.velocity:
-        for k in range(rate//4): i = 2*(int(now*rate)+k); x[i] = x[i+1] = int(9000*math.sin(2*math.pi*440*2**((m.note-69)/12)*k/rate))
+        for k in range(rate//4):
+            i = 2*(int(now*rate)+k)
+            x[i] = x[i+1] = int(9000*math.sin(2*math.pi*440*2**((m.note-69)/12)*k/rate))
 with wave.open(out, 'wb') as w: w.setnchannels(2); w.setsampwidth(2); w.setframerate(rate); w.writeframes(x.tobytes())
 """
 
