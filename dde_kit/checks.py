@@ -95,8 +95,10 @@ def check_canvas(
         raise ValueError(f'{name} came as {type(x).__name__}, and a tensor of shape {shape} is needed: '
                          'torch.as_tensor makes one of an array.')
     if not x.is_floating_point():
-        raise ValueError(f'{name} came as {x.dtype}, and real floating-point numbers are needed: '
-                         'use x.float(), for 8-bit pictures metrics.unit(x), which maps 0 ... 255 to [-1, 1].')
+        hint = 'use x.float(), or for 8-bit pictures metrics.unit(x), which maps 0 ... 255 to [-1, 1].'
+        if x.is_complex():
+            hint = 'make two channels of the real and the imaginary part.'
+        raise ValueError(f'{name} came as {x.dtype}, and real floating-point numbers are needed: {hint}')
     n = x.ndim-2
     if n < 1 or n > 3 or axes not in (None, n) or channels not in (None, x.shape[1]) or 0 in x.shape:
         raise ValueError(f'{name} has shape {tuple(x.shape)}, and {shape} is needed, with no axis of length 0.')
