@@ -512,15 +512,15 @@ def errors(
 
 # %% ../nbs/30_maps.ipynb #c077
 def reference_features(
-    folder, # of a trained model; may hold `reference.safetensors` with features of real images; None: compute them
+    folder, # of a trained model; it, or a shipped one, may hold `reference.safetensors` with features of real images; None: compute them
     source:Source, # where real images come from
     N:int, # side in pixels
     net:Extractor, # feature network
     say=print, # where remarks go
 )->np.ndarray: # (n, d) features of held-out real images
     "Features of the real images that generated ones are compared with: stored ones if they are of these images, else computed."
-    for path in dict.fromkeys((Path(folder)/'reference.safetensors', WEIGHTS/folder/'reference.safetensors')) if folder else ():
-        if not path.is_file(): continue
+    own = [k for k in (Path(folder)/'reference.safetensors', WEIGHTS/folder/'reference.safetensors') if k.is_file()] if folder else []
+    for path in dict.fromkeys((*own, *sorted(WEIGHTS.glob('*/reference.safetensors')))) if folder else ():
         name = f'{path.parent.name}/{path.name}'
         try:
             with safe_open(path, 'pt') as f:
@@ -528,12 +528,12 @@ def reference_features(
                 other = [what for what,now in (('images', source.checksum()), ('network', net.checksum())) if made.get(what) != now]
                 if not other and str(N) in f.keys(): return f.get_tensor(str(N)).float().numpy()
         except (SafetensorError, OSError) as e: say(f'{name} cannot be read ({str(e)[:100]}): the reference is computed from {source.data}.'); continue
-        if other: say(f'{name} is of other {" and another ".join(other)} than now: the reference is computed from {source.data}.')
+        if other and path in own: say(f'{name} is of other {" and another ".join(other)} than now: the reference is computed from {source.data}.')
     return features(source.reference(N).sat, net)
 
 def store_reference(folder, source, net, sizes=(96,128,256)):
     "Keep the features of held-out real images beside a trained model, and whose they are, so that they need not be computed again."
-    seen = {str(N): torch.from_numpy(features(source.reference(N).sat, net)) for N in sizes if N <= source.most()}
+    seen = {str(N): torch.from_numpy(reference_features(folder, source, N, net, say=lambda text: None)) for N in sizes if N <= source.most()}
     with whole_files(Path(folder)/'reference.safetensors') as (part,):
         save_file(seen, part, metadata=dict(images=source.checksum(), network=net.checksum()))
 

@@ -153,6 +153,7 @@ def caution(
     table, # DataFrame of intervals
 )->str: # '' if there is nothing to say
     "What has to stand below a table with intervals from few samples."
+    if not hasattr(table, 'to_numpy'): raise ValueError(f'the table came as {type(table).__name__}: a DataFrame is needed.')
     rough = sum(isinstance(v, Rough) for v in table.to_numpy().flat)
     return f'?: from fewer than {ENOUGH} samples. Such an interval is too narrow (notebook 07): take more samples.' if rough else ''
 

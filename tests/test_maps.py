@@ -270,5 +270,5 @@ def test_papermill_unknown_value(tmp_path):
 
     with pytest.raises(papermill.PapermillExecutionError, match="tiny, small, paper"):
         run_notebook(tmp_path, preset="huge")
-    with pytest.raises(papermill.PapermillExecutionError, match="unknown method"):
+    with pytest.raises(papermill.PapermillExecutionError, match="there is no method"):
         run_notebook(tmp_path, methods="Magic")
