@@ -1,4 +1,5 @@
-"""What coordination costs beyond the base model: step time over the time of one base call on the same parts; and what a plain loop over the parts costs.
+"""What coordination costs beyond the base model: step time over the time of one base call on the same parts; and what
+a plain loop over the parts costs.
 
     python tests/bench_maps.py [--preset tiny] [--sizes 96 128 256] [--batch 2] [--device cpu]
 

@@ -80,7 +80,7 @@ def test_bad_features(f):
 @pytest.mark.parametrize("stat", ["fid", "kid"])
 @pytest.mark.parametrize("n,m,d", [(60, 80, 4), (12, 15, 20)])
 def test_influence_is_the_derivative(stat, n, m, d):
-    "Adding a second copy of a picture with small weight, for both sets, by central differences of a weighted statistic."
+    "Adding a second copy of a picture with small weight, for both sets, by differences of a weighted statistic."
     a, b = 1.3 * randn(n, d) + 0.3, randn(m, d, seed=1)
 
     def weighted(w, v):
@@ -125,7 +125,7 @@ cases = {
 @pytest.mark.parametrize("skew", [False, True], ids=["gaussian", "skewed"])
 @pytest.mark.parametrize("case", cases)
 def test_coverage(case, skew):
-    "The interval holds the mean value of the repeated experiment about as often as it says, without being much too wide."
+    "The interval holds the mean of the repeated experiment about as often as it says, and is not much too wide."
     (n, d, scale, shift), g = cases[case], torch.Generator().manual_seed(7)
 
     def draw(n, scale=1.0, shift=0.0):
