@@ -128,8 +128,9 @@ def mean_influence(a, b=None):
     if a.isinf().any(): raise ValueError(f'{int(a.isinf().sum())} of {len(a)} values are infinite: a mean says nothing about them. '
                                          'Look at those pictures; NaN stands for a picture without a value.')
     if not (ok := a.isfinite()).any(): raise ValueError(f'None of the {len(a)} values is a number: there is nothing to average.')
-    if ok.sum() < 2: raise ValueError(f'Only 1 of {len(a)} values is a number: a spread needs at least 2, and an interval some tens.')
+    if len(a) < 2: raise ValueError('There is 1 value: a spread needs at least 2, and an interval some tens.')
     mean = a[ok].mean()
+    if ok.sum() < 2: return mean.item(), torch.full_like(a, math.nan), None # one number among NaN has no spread: no ends
     return mean.item(), torch.where(ok, a-mean, 0.)/ok.double().mean(), None
 
 stats = dict(fid=fid_influence, kid=kid_influence, mean=mean_influence)

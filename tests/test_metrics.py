@@ -554,6 +554,8 @@ def test_few_samples_are_marked():
         assert type(few) is M.Rough and str(few).endswith("] ?")
         assert "fewer than 30" in M.caution(pd.DataFrame([[math.nan, few]]))
         assert type(few._replace(hi=9)) is M.Rough  # whatever is done with it afterwards
+    lonely = M.bootstrap("mean", [3.0, math.nan, math.nan])
+    assert type(lonely) is M.Rough and lonely.value == 3 and math.isnan(lonely.lo) and math.isnan(lonely.hi)
     for enough in (M.bootstrap("mean", v[:30]), M.bootstrap("fid", f, f[:10]), M.closed(v, v + 9, v - 9)):
         assert type(enough) is M.Interval and str(enough).endswith("]")
         assert M.caution(pd.DataFrame([[enough]])) == ""

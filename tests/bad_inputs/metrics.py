@@ -67,7 +67,7 @@ fid_influence(a, [1.0])
 kid_influence(a, a[:, :2])
 mean_influence([])  # nothing to average
 mean_influence([1.0, inf])  # infinite
-mean_influence([1.0, nan])  # at least 2
+mean_influence([1.0])  # at least 2
 mean_influence(np.ones((3, 2)))  # one number per picture
 mean_influence(['a'])
 counts_of(0, 10, 0)
