@@ -6,10 +6,10 @@
 __all__ = ['stats', 'ENOUGH', 'INCEPTION', 'INCEPTION_URL', 'looks', 'as_numbers', 'as_features', 'moments', 'frechet_distance',
            'kid', 'fid_influence', 'kid_influence', 'mean_influence', 'Interval', 'Rough', 'caution', 'counts_of',
            'bootstrap', 'compare', 'fid_curve', 'to_uint8', 'unit', 'FeatureNet', 'feature_loss', 'resize299',
-           'train_features', 'checksum', 'Extractor', 'save_feature_net', 'load_feature_net', 'kit_small_path',
-           'inception_folder', 'load_inception', 'download_inception', 'extractor', 'features', 'borders', 'seam',
-           'luminance', 'describe', 'agreement', 'closed', 'wilson', 'memory', 'read_arrays', 'check_folder',
-           'whole_files', 'save_run', 'revision']
+           'train_features', 'checksum', 'Extractor', 'check_folder', 'whole_files', 'save_feature_net',
+           'load_feature_net', 'kit_small_path', 'inception_folder', 'load_inception', 'download_inception',
+           'extractor', 'features', 'borders', 'seam', 'luminance', 'describe', 'agreement', 'closed', 'wilson',
+           'memory', 'read_arrays', 'save_run', 'revision']
 
 # %% ../nbs/07_metrics.ipynb #c004
 import hashlib, json, math, os, platform, shutil, subprocess, tempfile, zipfile
@@ -386,6 +386,30 @@ class Extractor:
         "Of all its weights."
         return checksum(*self.net.state_dict().values())
 
+# %% ../nbs/07_metrics.ipynb #whole-code
+def check_folder(
+    path, # folder of results, of weights ...
+)->Path:
+    "Make a folder and try to write there: to be asked before the work, not after it."
+    if not isinstance(path, (str, os.PathLike)): raise ValueError(f'a folder came as {type(path).__name__}: give its path.')
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path) as f: f.write(b'0')
+    except OSError as e:
+        raise ValueError(f'{path} cannot be written ({e.strerror or e}): name another folder.') from None
+    return path
+
+@contextmanager
+def whole_files(*paths):
+    "Names to write under; at the end all files get their own names, after an error none does."
+    parts = [p.with_name(f'.{p.name}.{os.getpid()}.part') for p in map(Path, paths)]
+    try:
+        yield parts
+        for a,b in zip(parts, paths): os.replace(a, b)
+    finally:
+        for a in parts: a.unlink(missing_ok=True)
+
 # %% ../nbs/07_metrics.ipynb #c075
 def save_feature_net(net, path):
     "Write a FeatureNet as safetensors, its configuration in the header."
@@ -685,29 +709,6 @@ def read_arrays(
     except Exception as e: raise bad(e) from None
 
 # %% ../nbs/07_metrics.ipynb #c123
-def check_folder(
-    path, # folder of results, of weights ...
-)->Path:
-    "Make a folder and try to write there: to be asked before the work, not after it."
-    if not isinstance(path, (str, os.PathLike)): raise ValueError(f'a folder came as {type(path).__name__}: give its path.')
-    path = Path(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path) as f: f.write(b'0')
-    except OSError as e:
-        raise ValueError(f'{path} cannot be written ({e.strerror or e}): name another folder.') from None
-    return path
-
-@contextmanager
-def whole_files(*paths):
-    "Names to write under; at the end all files get their own names, after an error none does."
-    parts = [p.with_name(f'.{p.name}.{os.getpid()}.part') for p in map(Path, paths)]
-    try:
-        yield parts
-        for a,b in zip(parts, paths): os.replace(a, b)
-    finally:
-        for a in parts: a.unlink(missing_ok=True)
-
 def save_run(
     path, # without ending
     table, # DataFrame of intervals

@@ -136,10 +136,10 @@ def test_cities_and_scenes_of_small_seeds_are_what_they_were(monkeypatch):
 
 
 def test_positions_for_choosing_are_in_no_table():
-    numbers = [clevr.sequence(s, use) for s in SEEDS[::-5] for use in ("choose", "test")]
+    numbers = [clevr.sequence(s, use) for s in SEEDS for use in ("choose", "test")]
     assert len(set(numbers)) == len(numbers) and clevr.sequence(0) == 0 and clevr.sequence(0, "choose") == 1
-    sets = {clevr.draw_positions(1, L, k).numpy().tobytes() for L in (2, 4) for k in numbers}
-    assert len(sets) == 2 * len(numbers)
+    sets = {clevr.draw_positions(1, L, k).numpy().tobytes() for L in (2, 4) for k in numbers[::-9]}
+    assert len(sets) == 2 * len(numbers[::-9])
 
 
 def test_positions_of_small_seeds_are_what_they_were():
