@@ -8,10 +8,13 @@ __all__ = ['EYE', 'AIM', 'LENS', 'COLOURS', 'SHAPES', 'SIZES', 'tiny', 'small', 
            'render', 'drawn', 'procedural', 'crosses', 'read_scenes', 'Scenes', 'bumps', 'PositionUNet',
            'check_positions', 'PositionCoordinator', 'Classifier', 'at_positions', 'classifier_loss', 'propose',
            'matched', 'PaperBlock', 'PaperAttention', 'PaperUNet', 'PaperClassifier', 'Preset', 'build', 'train_part',
-           'source', 'check_data', 'Matcher', 'threshold', 'draw_positions', 'remembered', 'generate', 'satisfied',
-           'accuracy', 'mean_satisfied', 'paired', 'panel']
+           'source', 'check_data', 'Matcher', 'threshold', 'sequence', 'uniform', 'far_apart', 'room', 'fitting',
+           'draw_positions', 'remembered', 'generate', 'satisfied', 'best_weight', 'accuracy', 'mean_satisfied',
+           'paired', 'panel']
 
 # %% ../nbs/20_clevr.ipynb #c003
+import math
+import os
 import time
 import warnings
 from dataclasses import dataclass, replace
@@ -29,6 +32,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 # %% ../nbs/20_clevr.ipynb #c004
+from .checks import check_choice, check_integer, check_number
 from .denoising import *
 from .sampling import *
 from .decomposition import *
@@ -44,6 +48,7 @@ def pixel(
     size:int, # side of the image in pixels
 )->Tensor: # (..., 2) row and column, int64
     "The pixel of a position."
+    check_integer('size', size, at_least=1)
     return torch.stack([(1-c[..., 1])*size, c[..., 0]*size], -1).round().long().clamp(0, size-1)
 
 def position(
@@ -51,6 +56,7 @@ def position(
     size:int, # side of the image in pixels
 )->Tensor: # (..., 2) x to the right, y up
     "The position of a pixel: the inverse of `pixel`."
+    check_integer('size', size, at_least=1)
     return torch.stack([rc[..., 1]/size, 1-rc[..., 0]/size], -1)
 
 # %% ../nbs/20_clevr.ipynb #c011
@@ -132,6 +138,9 @@ def arrange(
     near:float=.14, # smallest distance of two positions in the view
 ): # list of dicts, far ones first
     "Objects on a floor."
+    if not isinstance(rng, np.random.Generator): raise ValueError(f'rng came as {type(rng).__name__}: np.random.default_rng(seed) makes one')
+    check_integer('least', least, at_least=1, at_most=most)
+    check_number('near', near, at_least=0)
     out,want = [],int(rng.integers(least, most+1))
     for tries in range(60*want):
         if len(out) == want: break
@@ -151,6 +160,9 @@ def render(
     fine:int=2, # rays per pixel and axis
 ): # (size, size, 3) uint8
     "What the camera sees."
+    check_integer('size', size, at_least=1)
+    check_integer('fine', fine, at_least=1)
+    if not isinstance(rng, np.random.Generator): raise ValueError(f'rng came as {type(rng).__name__}: np.random.default_rng(seed) makes one')
     S,(d, _),(_, floor) = size*fine,view(size, fine),view(size)
     light = np.array([rng.uniform(-.9, .2), rng.uniform(-.9, -.2), 1.2]); light = light/np.linalg.norm(light)
     tone = rng.uniform(.50, .60)
@@ -185,9 +197,10 @@ def drawn(
     progress:bool=False, # show a bar
 ): # images (n, 3, size, size) uint8, and one (k, 2) tensor of positions per image
     "The first `n` scenes of a seed."
+    for name,v,least in (('n', n, 1), ('seed', seed, 0), ('size', size, 1)): check_integer(name, v, at_least=least)
     images,at = torch.empty(n, 3, size, size, dtype=torch.uint8),[]
     for i in tqdm(range(n), 'drawing scenes', disable=not progress):
-        rng = np.random.default_rng([seed, i])
+        rng = np.random.default_rng([seed & 0xFFFFFFFF, i, seed >> 32])
         objects = arrange(rng)
         images[i] = torch.from_numpy(render(objects, rng, size)).permute(2, 0, 1)
         at.append(torch.tensor(np.array([o['at'] for o in objects]), dtype=torch.float32))
@@ -232,22 +245,24 @@ def read_scenes(
     size:int=64, # side that is wanted, in pixels
 ): # images (n, 3, size, size) uint8, and one (k, 2) tensor of positions per image
     "Real scenes: one known position per image, or all of them."
-    try:
-        with np.load(path, allow_pickle=False) as z: a = {k: z[k] for k in z.files}
+    check_integer('size', size, at_least=1)
+    def check(claims):
+        (s, kind),(at, numbers) = claims['ims'],claims['coords_labels']
+        if kind != np.uint8 or len(s) != 4 or s[3] != 3 or s[1] != s[2] or 0 in s: raise ValueError(f"'ims' in {path} is {kind} {s}: uint8 (n, S, S, 3) is needed, with no axis of length 0")
+        if len(at) not in (2, 3) or at[-1] != 2 or at[0] != s[0] or 0 in at or numbers.kind != 'f':
+            raise ValueError(f"'coords_labels' in {path} is {numbers} {at} for {s[0]} images: floats (n, 2) or (n, K, 2) are needed")
+        if s[1] % size: raise ValueError(f'images in {path} have {s[1]} pixels a side, which is no multiple of {size}')
+    try: a = read_arrays(path, 'ims', 'coords_labels', check=check)
     except FileNotFoundError: raise FileNotFoundError(f"no dataset at {path}: make one with `python -m data_prep.clevr --help`, or use data='procedural'") from None
-    except Exception as e: raise ValueError(f'{path} is not a readable .npz file ({type(e).__name__}: {e}): it may be damaged or half written; make it again') from None
-    for k in ('ims', 'coords_labels'):
-        if k not in a: raise ValueError(f"{path} holds {sorted(a)}, but 'ims' and 'coords_labels' are needed")
-    ims,c = a['ims'],a['coords_labels']
-    if ims.dtype != np.uint8 or ims.ndim != 4 or ims.shape[3] != 3 or ims.shape[1] != ims.shape[2]: raise ValueError(f"'ims' in {path} is {ims.dtype} {ims.shape}: uint8 (n, S, S, 3) is needed")
-    if c.ndim == 2: c = c[:, None]
-    if c.ndim != 3 or c.shape[2] != 2 or len(c) != len(ims): raise ValueError(f"'coords_labels' in {path} is {a['coords_labels'].shape} for {len(ims)} images: (n, 2) or (n, K, 2) is needed")
+    ims,c = a['ims'],a['coords_labels'].astype(np.float32)
+    none = np.isnan(c)
+    if none.any() and c.ndim == 2 or (none.any(-1) != none.all(-1)).any() or none.all(): raise ValueError(f'{int(none.any(-1).sum())} positions in {path} are NaN: '
+        'only where several are given per image, (n, K, 2), may the rest be filled up with NaN, both coordinates')
     if np.nanmin(c) < 0 or np.nanmax(c) > 1: raise ValueError(f"positions in {path} lie between {np.nanmin(c):.3g} and {np.nanmax(c):.3g}: x to the right and y up, both in [0, 1], are needed; divide pixel coordinates by the side, and turn the rows round")
-    if ims.shape[1] % size: raise ValueError(f'images in {path} have {ims.shape[1]} pixels a side, which is no multiple of {size}')
+    if c.ndim == 2: c = c[:, None]
     k,ims = ims.shape[1]//size,torch.from_numpy(ims).permute(0, 3, 1, 2)
     small = torch.cat([nnf.avg_pool2d(b.float(), k).round().to(torch.uint8) for b in ims.split(500)]) if k > 1 else ims.contiguous()
-    c = torch.from_numpy(c.astype(np.float32))
-    return small,[r[~r.isnan().any(1)] for r in c]
+    return small,[r[~r.isnan().any(1)] for r in torch.from_numpy(c)]
 
 # %% ../nbs/20_clevr.ipynb #c026
 class Scenes:
@@ -256,6 +271,8 @@ class Scenes:
         images:Tensor, # (n, 3, S, S) uint8
         at, # per image, (k, 2) positions
     ):
+        if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+            raise ValueError(f'images came as {type(images).__name__} {getattr(images, "dtype", "")} {tuple(getattr(images, "shape", ()))}: a uint8 tensor (n, 3, S, S) is needed, with no axis of length 0')
         if len(images) != len(at): raise ValueError(f'{len(images)} images and positions of {len(at)}: one tensor of positions per image is needed')
         self.images,self.at = images,at
 
@@ -271,6 +288,8 @@ class Scenes:
         drop:float=.1, # share of images whose conditions are all withheld
     ): # data source for `fit`: (generator, n) -> (images in [-1, 1], positions (n, 2) or (n, l, 2))
         "Batches of images with some of their positions."
+        if most is not None: check_integer('most', most, at_least=1)
+        check_number('drop', drop, at_least=0, at_most=1)
         by = {l: torch.tensor([i for i,a in enumerate(self.at) if len(a) >= l]) for l in range(1, (most or 1)+1)}
         if any(len(v) == 0 for v in by.values()): raise ValueError(f'no image has {max(by)} positions (the most is {max(map(len, self.at))}): label more of them, or train with fewer')
         def draw(g, n):
@@ -288,6 +307,7 @@ def bumps(
     widths=(.02,.06,.2), # standard deviations of the bumps, in sides of the image
 )->Tensor: # (b, len(widths)+1, *size); the last is 1 where there is a condition
     "Pictures of nearness to a position."
+    if not isinstance(c, Tensor) or c.ndim != 2 or c.shape[1] != 2: raise ValueError(f'positions came as {type(c).__name__} {tuple(getattr(c, "shape", ()))}: a tensor (b, 2) is needed')
     there = ~c.isnan().any(1)
     c = torch.where(there[:, None], c, 0.)
     y,x = (torch.arange(n, device=c.device)/n for n in size)
@@ -319,6 +339,7 @@ def check_positions(
     b:int, # how many are needed
 )->Tensor: # the same
     "Refuse what are no positions."
+    if not isinstance(y, Tensor) or not y.is_floating_point(): raise ValueError(f'positions came as {type(y).__name__} {getattr(y, "dtype", "")}: a tensor of floats is needed')
     if y.ndim not in (2, 3) or y.shape[-1] != 2 or len(y) != b: raise ValueError(f'positions of shape {tuple(y.shape)} for {b} images: (b, 2) for one condition, (b, L, 2) for L of them')
     if 0 in y.shape: raise ValueError('no positions: give at least one per image, or y=None for images without a condition')
     out = y[~y.isnan()]
@@ -356,6 +377,7 @@ class Classifier(nn.Module):
         **kwargs # of `UNet`
     ):
         super().__init__()
+        check_integer('size', size, at_least=1)
         self.size,self.unet = size,UNet(3, **kwargs) # of the three channels that it gives the first is the answer
 
     def forward(self,
@@ -369,6 +391,8 @@ def at_positions(
     c:Tensor, # (b, L, 2) positions
 )->Tensor: # (b, L)
     "Values of maps at positions."
+    if not isinstance(c, Tensor) or c.ndim != 3 or c.shape[2] != 2 or len(c) != len(m): raise ValueError(f'positions came as {type(c).__name__} {tuple(getattr(c, "shape", ()))} for {len(m)} maps: a tensor (b, L, 2) is needed')
+    if c.isnan().any() or (c < 0).any() or (c > 1).any(): raise ValueError('positions lie outside [0, 1] or are NaN: there is nothing to look at')
     rc = pixel(c, m.shape[-1])
     return m.flatten(1).gather(1, rc[..., 0]*m.shape[-1]+rc[..., 1])
 
@@ -382,6 +406,7 @@ def classifier_loss(
     negatives:int=64, # random positions per image
 )->Tensor: # scalar
     "1 at the known position, 0 at random ones (B.2.3)."
+    check_integer('negatives', negatives, at_least=1)
     m,(first,b) = net(x0),rows or (0, len(x0))
     no = torch.rand(b, negatives, 2, generator=generator)[first:first+len(x0)].to(x0.device)
     return .5*nnf.softplus(-at_positions(m, c[:, None])).mean() + .5*nnf.softplus(at_positions(m, no)).mean()
@@ -394,6 +419,7 @@ def propose(
     batch:int=64,
 ): # per image, (k, 2) positions
     "Centres of the connected components where the classifier says at least 1/2 (B.2.4)."
+    check_integer('batch', batch, at_least=1)
     out,device = [],next(net.parameters()).device
     for b in images.split(batch):
         for m in (net(unit(b).to(device)) >= 0).cpu().numpy():
@@ -408,6 +434,8 @@ def matched(
     near:float=.05, # in sides of the image
 ): # recall and precision
     "How many true centres have a proposal near by, and how many proposals a true centre."
+    if len(found) != len(true) or not sum(map(len, true)): raise ValueError(f'proposals for {len(found)} images, positions for {len(true)}: the same number is needed, and at least one position')
+    check_number('near', near, above=0)
     d = [torch.cdist(f, t) for f,t in zip(found, true)]
     hit = sum(int((m.amin(0) < near).sum()) for m in d if len(m)),sum(int((m.amin(1) < near).sum()) for m in d if m.shape[1] and len(m))
     return hit[0]/sum(map(len, true)),hit[1]/max(1, sum(map(len, found)))
@@ -563,6 +591,7 @@ def build(
     **overrides, # changes of the network's keywords
 )->nn.Module: # untrained
     "The network of a preset; `dde_kit.networks.build` finds it by name."
+    if not isinstance(p, Preset): raise ValueError(f'the preset came as {type(p).__name__}: use one of PRESETS, {", ".join(PRESETS)}')
     own = dict(base=PositionUNet, classifier=lambda **kw: Classifier(p.size, **kw), coordinator=PositionCoordinator)
     theirs = dict(base=PaperUNet, classifier=lambda **kw: PaperClassifier(p.size, **kw))
     if part not in own: raise ValueError(f'the clevr domain has no part {part!r}: choose one of {", ".join(own)}')
@@ -584,7 +613,9 @@ def train_part(
     **changes, # changes of the preset's `fit` keywords, e.g. steps=100
 )->Path: # where `load` finds it
     "Train one part of a preset, from its last checkpoint if there is one, and save it."
-    p = PRESETS[preset]
+    p = PRESETS[check_choice('preset', preset, PRESETS)]
+    check_choice('part', part, ('base', 'classifier', 'coordinator'))
+    if not isinstance(scenes, Scenes): raise ValueError(f'training data came as {type(scenes).__name__}: `source(...)[0]` gives scenes')
     torch.manual_seed(seed)
     net = build(p, part, **(form or {}))
     if part == 'classifier': D,batches,settings = net,scenes.batches(drop=0.),p.classifier_fit | dict(loss=classifier_loss)
@@ -601,8 +632,11 @@ def source(
     progress:bool=True, # show a bar
 ): # training and held-out Scenes
     "Scenes to train on, and others: of a file its last fifth."
+    if not isinstance(data, (str, os.PathLike)): raise ValueError(f"{data=}: give 'procedural' or the path of a .npz file")
+    check_integer('images', images, at_least=1)
     if str(data) == 'procedural': return Scenes(*drawn(images, 0, progress=progress)),Scenes(*drawn(256, 101))
     s = Scenes(*read_scenes(data)); k = int(.8*len(s))
+    if k < 1 or k == len(s): raise ValueError(f'{data} has {len(s)} images: at least 2 are needed, one to train on and one held out')
     return s[:k].mirrored() if mirror else s[:k],s[k:]
 
 # %% ../nbs/20_clevr.ipynb #c057
@@ -615,6 +649,8 @@ def check_data(
     least:float=.3, # smallest plausible share of positions that the classifier confirms
 ):
     "Refuse positions in another convention: the classifier finds nothing there."
+    if not isinstance(scenes, Scenes): raise ValueError(f'scenes came as {type(scenes).__name__}: `source(...)[1]` gives them')
+    check_number('least', least, at_least=0, at_most=1)
     device = next(net.parameters()).device
     with torch.no_grad(): says = torch.cat([at_positions(net(unit(x[None]).to(device)).cpu(), c[None])[0] >= 0 for x,c in zip(scenes.images[:200], scenes.at)]).float().mean().item()
     if says < least: raise ValueError(f'the classifier confirms only {says:.0%} of the positions: are they x to the right and y up, in [0, 1], and not rows and columns, or mirrored?')
@@ -630,6 +666,11 @@ class Matcher:
         depths=(.3,.5,.7), # heights in the view that templates are rendered at
         device='cpu', # where it computes
     ):
+        check_integer('size', size, at_least=8)
+        check_number('radius', radius, above=0, at_most=16)
+        check_integer('shift', shift, at_least=0)
+        if not depths: raise ValueError('depths is empty: templates are rendered at one height in the view at least')
+        for y in depths: check_number('depth', y, at_least=.2, at_most=.8)
         r = radius*size/64; k = int(np.ceil(r)); o = torch.arange(-k, k+1.)
         self.k,self.shift,self.disc = k,shift,((o[:, None]**2+o**2) <= r*r).float().to(device)
         pictures = []
@@ -662,6 +703,8 @@ def threshold(
     beside:float=.12, # where nothing stands: at least so far from every centre
 ): # threshold, and the share of centres confirmed there
     "Where as many true centres are confirmed as places beside them are refused."
+    if not isinstance(scenes, Scenes): raise ValueError(f'scenes came as {type(scenes).__name__}: Scenes are needed')
+    check_number('beside', beside, at_least=0, below=.5)
     m,g = match(scenes.images),torch.Generator().manual_seed(0)
     inner = lambda a: a[((a > .2)&(a < .8)).all(1)]
     yes = torch.cat([at_positions(v[None], inner(a)[None])[0] for v,a in zip(m, scenes.at)])
@@ -681,6 +724,37 @@ SOLVERS = 'euler','heun'
 WEIGHTS_TRIED = dict(RRR=(2.,3.,4.), MultiDiffusion=(10.,14.,20.), DDE=(4.,8.,20.)) # guidance weights that a method chooses from
 
 # %% ../nbs/20_clevr.ipynb #c069
+def sequence(
+    seed:int, # of a run
+    use:str='test', # 'test', or 'choose': for choosing guidance weights
+)->int: # seed of its positions and of its noise
+    "Two sequences for every seed; no two of them ever meet."
+    return 2*check_integer('seed', seed, at_least=0)+('test', 'choose').index(check_choice('use', use, ('test', 'choose')))
+
+def uniform(seed, L):
+    "A function that draws (512, L, 2) numbers in [0, 1)."
+    if 1000*seed+L < 2**32:
+        g = torch.Generator().manual_seed(1000*seed+L)
+        return lambda: torch.rand(512, L, 2, generator=g)
+    g = np.random.default_rng([L, seed]) # a generator of torch sees the last 32 bits of its seed
+    return lambda: torch.from_numpy(g.random((512, L, 2), np.float32))
+
+def far_apart(c, apart):
+    "Those of the sets (m, L, 2) in which no two positions are nearer than `apart`."
+    if c.shape[1] == 1: return list(c)
+    i,j = torch.triu_indices(c.shape[1], c.shape[1], 1)
+    likely = c[(c[:, i]-c[:, j]).square().sum(-1).amin(1).sqrt() > apart-1e-4]
+    return [k for k in likely if nnf.pdist(k).min() >= apart]
+
+def room(apart, side):
+    "No more positions than this are so far apart in a square: discs around them fill no more than the plane's densest packing does."
+    return 999 if apart == 0 else min(999, int((side+apart)**2/(apart**2*math.sqrt(12)/4)))
+
+def fitting(n, L, apart, side):
+    "The largest number of positions below L of which n sets can be drawn in reasonable time."
+    drawn = lambda l: side*torch.rand(2**14, l, 2, generator=torch.Generator().manual_seed(0))
+    return next(l for l in range(min(L-1, room(apart, side)), 0, -1) if len(far_apart(drawn(l), apart)) > n/2**10)
+
 def draw_positions(
     n:int, # sets
     L:int, # positions in each
@@ -690,10 +764,16 @@ def draw_positions(
     hi:float=.7,
 )->Tensor: # (n, L, 2)
     "Sets of positions as in B.2.6, by rejection."
-    g,out = torch.Generator().manual_seed(1000*seed+L),[]
+    for name,v,least in (('n', n, 1), ('L', L, 1), ('seed', seed, 0)): check_integer(name, v, at_least=least)
+    check_number('apart', apart, at_least=0)
+    check_number('lo', lo, at_least=0, at_most=1)
+    check_number('hi', hi, above=lo, at_most=1)
+    out,tries,some = [],0,uniform(seed, L)
     while len(out) < n:
-        for c in lo+(hi-lo)*torch.rand(512, L, 2, generator=g):
-            if L == 1 or nnf.pdist(c).min() >= apart: out.append(c)
+        if L > room(apart, hi-lo) or tries > 2**20 and len(out)*2**25 < n*tries: # this would take more than 2**25 tries
+            raise ValueError(f'L={L} positions at least {apart:g} apart hardly fit into a square of side {hi-lo:g} ({len(out)} of {n} sets in {tries:,} tries): choose L <= {fitting(n, L, apart, hi-lo)}')
+        out += far_apart(lo+(hi-lo)*some(), apart)
+        tries += 512
     return torch.stack(out[:n])
 
 def remembered(
@@ -719,6 +799,10 @@ def generate(
     **sampler, # settings of `sample`
 )->Tensor: # (n, 3, size, size) uint8
     "Images for sets of positions."
+    check_integer('seed', seed, at_least=0)
+    check_integer('batch', batch, at_least=1)
+    check_integer('size', size, at_least=1)
+    if not isinstance(c, Tensor) or c.ndim != 3 or c.shape[2] != 2 or 0 in c.shape: raise ValueError(f'positions came as {type(c).__name__} {tuple(getattr(c, "shape", ()))}: a tensor (n, L, 2) is needed, with no axis of length 0')
     facts = (facts or {}) | dict(seed=seed, size=size, sampler=sampler)
     device,out = next(D.parameters()).device,remembered(keep, c, facts) if keep else []
     done = sum(map(len, out))
@@ -740,12 +824,23 @@ def satisfied(
     device = next(net.parameters()).device
     return torch.cat([at_positions(net(unit(b).to(device)).cpu(), k) >= 0 for b,k in zip(images.split(64), c.split(64))])
 
+# %% ../nbs/20_clevr.ipynb #best-code
+def best_weight(
+    tried:dict, # guidance weight -> score, higher is better
+): # weight
+    "The weight with the highest score; of several, the smallest."
+    if not tried: raise ValueError('no guidance weight was tried')
+    for w,s in tried.items(): check_number(f'score of w={w:g}', s)
+    return max(sorted(tried), key=tried.get)
+
 # %% ../nbs/20_clevr.ipynb #c083
 def accuracy(
     yes:dict, # (method, solver, L) -> (n, L) bool
 ): # DataFrame, (method, solver) x L, of intervals
     "Share of images with every position satisfied."
     rows = {}
+    for at,v in yes.items():
+        if not isinstance(v, Tensor) or v.dtype != torch.bool or v.ndim != 2 or 0 in v.shape: raise ValueError(f'{at}: a tensor of truth values (n, L) is needed, got {type(v).__name__} {getattr(v, "dtype", "")} {tuple(getattr(v, "shape", ()))}')
     for (k, s, l),v in yes.items(): rows.setdefault((k, s), {})[l] = wilson(int(v.all(1).sum()), len(v))
     return pd.DataFrame(rows).T.rename_axis(['method', 'solver'])
 
@@ -765,6 +860,8 @@ def paired(
     b:Tensor, # (n,) bool, the same images
 ): # only a right, only b right, two-sided p-value
     "Exact test of two methods on the same images (McNemar)."
+    for v in (a, b):
+        if not isinstance(v, Tensor) or v.dtype != torch.bool or v.shape != getattr(a, 'shape', None) or v.ndim != 1: raise ValueError(f'{a=} and {b=}: two tensors of truth values (n,) about the same images are needed')
     only_a,only_b = int((a&~b).sum()),int((b&~a).sum())
     return only_a,only_b,binomtest(only_a, only_a+only_b).pvalue if only_a+only_b else 1.
 
@@ -778,6 +875,7 @@ def panel(
     steps:int=10,
 ): # an ipywidgets box with attributes `places`, `go`, `out` and more, so that a script can press its buttons
     "Set positions, choose a method, see the sample and what the classifier sees."
+    for name,v in (('most', most), ('cells', cells), ('steps', steps)): check_integer(name, v, at_least=1)
     import ipywidgets as W
     import matplotlib.pyplot as plt
     from IPython.display import display
@@ -788,7 +886,7 @@ def panel(
     solver = W.Dropdown(options=['euler', 'heun'], value='euler', description='solver')
     w = W.FloatSlider(value=10., min=0, max=30, step=.5, description='w')
     n = W.IntSlider(value=steps, min=2, max=40, description='steps')
-    seed = W.IntText(value=0, description='seed')
+    seed = W.BoundedIntText(value=0, min=0, max=2**31-1, description='seed')
     go,note,out = W.Button(description='generate', button_style='primary'),W.Label(),W.Output()
     box = W.HBox([W.VBox([W.Label(f'places of objects (at most {most}); x to the right, y up'), canvas]), W.VBox([method, solver, w, n, seed, go, note]), out])
     chosen = lambda: [c for c,b in places.items() if b.value]

@@ -1,9 +1,10 @@
-"""What coordination costs beyond the base model: step time over the time of one base call on the same parts; and what a plain loop over the parts costs.
+"""What coordination costs beyond the base model: step time over the time of one base call on the same parts; and what
+a plain loop over the parts costs.
 
     python tests/bench_maps.py [--preset tiny] [--sizes 96 128 256] [--batch 2] [--device cpu]
 
-Run by hand; nothing in the tests depends on time. Networks are untrained: time does not depend on weights. All are timed
-in turn, round after round, and the median of the ratios is printed.
+Run by hand; nothing in the tests depends on time. Networks are untrained: time does not depend on weights.
+All are timed in turn, round after round, and the median of the ratios is printed.
 """
 
 import argparse

@@ -87,7 +87,7 @@ def test_camera_projects_what_its_rays_hit():
 
 @pytest.mark.parametrize("shape", ["ball", "cube", "cylinder"])
 def test_rays_meet_the_surface_of_objects(shape):
-    "Every hit lies on the surface, its normal faces the eye and has unit length; along the normal one leaves the object."
+    "Every hit lies on the surface, its normal faces the eye and has unit length; along it one leaves the object."
     c, r, turn = np.array([0.3, 0.2, 0.6]), 0.6, 0.4
     x, y = project(c)
     d = rays(x + np.linspace(-0.2, 0.2, 41)[None], y + np.linspace(-0.2, 0.2, 41)[:, None])
@@ -380,12 +380,19 @@ def test_papermill_with_other_parameters(tmp_path):
         progress_bar=False,
     )
     run = tmp_path / "clevr" / "tiny" / "L2-n2-seed0"
-    assert json.loads(Path(f"{run}.json").read_text())["guidance"].keys() == {"RRR", "MultiDiffusion", "DDE"}
-    assert "accuracy, matching" in Path(f"{run}.csv").read_text() and Path(f"{run}.png").stat().st_size > 5000
+    assert json.loads(Path(f"{run}.json").read_text(encoding="utf-8"))["guidance"].keys() == {
+        "RRR",
+        "MultiDiffusion",
+        "DDE",
+    }
+    assert (
+        "accuracy, matching" in Path(f"{run}.csv").read_text(encoding="utf-8")
+        and Path(f"{run}.png").stat().st_size > 5000
+    )
 
 
 def test_images_are_remembered(tmp_path):
-    "A run that was stopped, or asks for more, gives the same images as one in a single go; another model, weight or position starts anew."
+    "A run that was stopped, or asks for more, gives the images of a single go; another model or position starts anew."
     calls = []
 
     class Count(torch.nn.Module):

@@ -80,7 +80,7 @@ def test_bad_features(f):
 @pytest.mark.parametrize("stat", ["fid", "kid"])
 @pytest.mark.parametrize("n,m,d", [(60, 80, 4), (12, 15, 20)])
 def test_influence_is_the_derivative(stat, n, m, d):
-    "Adding a second copy of a picture with small weight, for both sets, by central differences of a weighted statistic."
+    "Adding a second copy of a picture with small weight, for both sets, by differences of a weighted statistic."
     a, b = 1.3 * randn(n, d) + 0.3, randn(m, d, seed=1)
 
     def weighted(w, v):
@@ -125,7 +125,7 @@ cases = {
 @pytest.mark.parametrize("skew", [False, True], ids=["gaussian", "skewed"])
 @pytest.mark.parametrize("case", cases)
 def test_coverage(case, skew):
-    "The interval holds the mean value of the repeated experiment about as often as it says, without being much too wide."
+    "The interval holds the mean of the repeated experiment about as often as it says, and is not much too wide."
     (n, d, scale, shift), g = cases[case], torch.Generator().manual_seed(7)
 
     def draw(n, scale=1.0, shift=0.0):
@@ -501,3 +501,70 @@ def test_wilson():
     assert M.wilson(0, 5).lo == 0 and M.wilson(5, 5).hi == 1
     with pytest.raises(ValueError):
         M.wilson(1, 0)
+
+
+# ---- directions, and what few samples are worth ----------------------------------------------------------------------
+
+
+def test_directions():
+    "A method that is half way, one that is worse, and one that overshoots; a ratio above 1; ends in their order."
+    rng = np.random.default_rng(0)
+    near = lambda level: level + 0.3 * rng.standard_normal(60)
+    real, base = near(10), near(20)
+    for level, share in ((15, 0.5), (12.5, 0.75), (25, -0.5), (5, 1.5)):
+        i = M.closed(near(level), base, real)
+        assert i.value == pytest.approx(share, abs=0.05) and i.lo < i.value < i.hi and i.hi - i.lo < 0.2
+    large, small = near(30), near(10)
+    i = M.compare("mean", large, small)
+    assert i.value == pytest.approx(3, rel=0.03) and i.lo < i.value < i.hi
+    assert M.compare("mean", small, large).hi < 0.4
+    d = M.compare("mean", large, small, how="difference")
+    assert d.value == pytest.approx(20, rel=0.02) and d.lo < d.value < d.hi
+    a = randn(60, 4)
+    for stat in ("fid", "kid"):
+        i = M.bootstrap(stat, a + 2, a)
+        assert i.lo < i.value < i.hi and M.compare(stat, a + 2, a + 1, a).value > 2
+
+
+def test_agreement_sees_colour_without_light():
+    "Two halves of the same luminance and texture, one redder: colour differs, light does not."
+    x = torch.full((1, 3, 32, 32), 100, dtype=torch.uint8)
+    x[:, :, :, 16:] = torch.tensor([127, 100, 29])[:, None, None]  # 0.299*27 = 0.114*71: the same luminance
+    labels = torch.zeros(1, 32, 32).long()
+    want = 4 / 6 * (27**2 + 71**2) ** 0.5
+    assert M.agreement(x, labels, "light") == pytest.approx(0, abs=1e-9)
+    for what in ("colour", "both"):
+        assert M.agreement(x, labels, what) == pytest.approx(want, rel=1e-6)
+
+
+def test_few_samples_are_marked():
+    import pandas as pd
+
+    v, f = np.arange(40.0), randn(40, 3)
+    missing = np.where(np.arange(40) < 11, np.nan, v)
+    for few in (
+        M.bootstrap("mean", v[:29]),
+        M.bootstrap("mean", missing),
+        M.bootstrap("fid", f[:10], f),
+        M.bootstrap("kid", f, f[:10], reals="resampled"),
+        M.compare("fid", f, f[:29], f, paired=False),
+        M.compare("mean", missing, v + 1),
+        M.closed(v, v + 9, missing - 9),
+    ):
+        assert type(few) is M.Rough and str(few).endswith("] ?")
+        assert "fewer than 30" in M.caution(pd.DataFrame([[math.nan, few]]))
+        assert type(few._replace(hi=9)) is M.Rough  # whatever is done with it afterwards
+    lonely = M.bootstrap("mean", [3.0, math.nan, math.nan])
+    assert type(lonely) is M.Rough and lonely.value == 3 and math.isnan(lonely.lo) and math.isnan(lonely.hi)
+    for enough in (M.bootstrap("mean", v[:30]), M.bootstrap("fid", f, f[:10]), M.closed(v, v + 9, v - 9)):
+        assert type(enough) is M.Interval and str(enough).endswith("]")
+        assert M.caution(pd.DataFrame([[enough]])) == ""
+
+
+def test_how_few_are_too_few():
+    "What the notebook says of Student's t holds for the intervals themselves."
+    rng, held = np.random.default_rng(1), {}
+    for n in (3, 30):
+        found = [M.bootstrap("mean", rng.standard_normal(n), n=400, seed=k) for k in range(400)]
+        held[n] = np.mean([i.lo <= 0 <= i.hi for i in found])
+    assert held[3] < 0.87 and 0.91 < held[30] < 0.975

@@ -1,4 +1,4 @@
-"The panel of notebook 20 in JupyterLab, in a real browser: switch on places, generate, see the picture. Needs Chromium and playwright."
+"The panel of notebook 20 in a real browser: switch on places, generate, see. Needs Chromium and playwright."
 
 import json
 import os
@@ -55,7 +55,7 @@ def lab(tmp_path):
         secrets.token_hex(16),
         os.environ | {f"JUPYTER_{k}_DIR": str(tmp_path / k) for k in ("CONFIG", "RUNTIME")} | {"OMP_NUM_THREADS": "1"},
     )
-    with open(tmp_path / "lab.log", "w") as log:
+    with open(tmp_path / "lab.log", "w", encoding="utf-8") as log:
         server = subprocess.Popen(
             [
                 sys.executable,
@@ -79,7 +79,7 @@ def lab(tmp_path):
     try:
         for _ in range(240):
             if server.poll() is not None:
-                pytest.fail("JupyterLab ended: " + (tmp_path / "lab.log").read_text()[-2000:])
+                pytest.fail("JupyterLab ended: " + (tmp_path / "lab.log").read_text(encoding="utf-8")[-2000:])
             try:
                 if httpx.get(f"http://127.0.0.1:{port}/api/status", params=dict(token=token)).status_code == 200:
                     break
@@ -87,7 +87,10 @@ def lab(tmp_path):
                 pass
             time.sleep(0.5)
         else:
-            pytest.fail("JupyterLab did not answer within two minutes: " + (tmp_path / "lab.log").read_text()[-2000:])
+            pytest.fail(
+                "JupyterLab did not answer within two minutes: "
+                + (tmp_path / "lab.log").read_text(encoding="utf-8")[-2000:]
+            )
         yield f"http://127.0.0.1:{port}/lab/tree/panel.ipynb?reset&token={token}"
     finally:
         server.terminate()

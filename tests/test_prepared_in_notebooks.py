@@ -1,4 +1,4 @@
-"What `data_prep` writes goes through the whole notebook of its domain: made here in a source's own layout, and real samples where they are at hand."
+"What `data_prep` writes goes through the notebook of its domain: made here, and real samples where they are at hand."
 
 import json
 from pathlib import Path
@@ -81,7 +81,7 @@ def test_clevr(tmp_path, folder):
                     objects=[{"pixel_coords": [80 + 320 * float(u), 320 * (1 - float(v)), 11.0]} for u, v in at],
                 )
             )
-        (folder / "scenes" / "CLEVR_train_scenes.json").write_text(json.dumps(dict(scenes=listed)))
+        (folder / "scenes" / "CLEVR_train_scenes.json").write_text(json.dumps(dict(scenes=listed)), encoding="utf-8")
     clevr.main(
         [
             "--out",

@@ -255,7 +255,7 @@ def test_predict_takes_the_samplers_settings():
         ((1, 3, 0, 16), {}, "not that of samples"),
         ((1, 3, 32, 32), dict(probe=(64, 64)), "none longer"),
         ((1, 3, 32, 32), dict(probe=(16,)), "2 axes"),
-        ((1, 3, 32, 32), dict(repeats=0), "at least one"),
+        ((1, 3, 32, 32), dict(repeats=0), "repeats=0 has to be"),
         ((1, 3, 32, 32), dict(y=torch.zeros(2, 2, 32, 32)), "1 samples need 1 conditions"),
         ((1, 3, 8, 8), {}, "smaller than a part"),
         ((1, 3, 32, 32), dict(steps=0), "steps"),
