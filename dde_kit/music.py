@@ -319,7 +319,7 @@ def procedural(
     "Seeded pieces for bass, drums, guitar and piano."
     rate = PRESETS['tiny'].sample_rate if rate is None else check_rate('rate', rate)
     n = check_integer('n', n, at_least=1, hint='The number of pieces has to be positive.')
-    seconds = check_number('seconds', seconds, above=0, at_most=MOST_SAMPLES/rate)
+    seconds = check_number('seconds', seconds, above=0, at_most=MOST_SAMPLES/rate, hint='The length of a piece has to be positive.')
     return unit(drawn(n, round(seconds*rate), rate, seed))
 
 # %% ../nbs/10_music.ipynb #c019
@@ -356,7 +356,7 @@ def check_sound(
 def mono(
     x:Tensor, # (n, 4, samples) stems
 )->Tensor: # (n, samples) their sum; may leave [-1, 1], see `clipped`
-    return check_canvas('x', x, axes=1).sum(1)
+    return check_canvas('x', x, axes=1, channels=len(STEMS)).sum(1)
 
 def clipped(x): return (mono(check_sound('x', x)).abs() > 1).float().mean(1) # (n,) share of samples that a file of 16 bits would cut off
 
