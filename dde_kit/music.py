@@ -662,7 +662,7 @@ def manifest_split(
     try: split = {k: v.get('split') for k,v in json.loads(path.read_text(encoding='utf-8'))['tracks'].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise ValueError(f'{path} is not what `python -m data_prep.slakh` writes ({type(e).__name__}: {str(e)[:100]}): make it again, or take it away.') from None
-    outside = [k for k in split if not k or {'..', ''} & {*k.replace('\\', '/').split('/')} or Path(k).is_absolute() or ':' in k or '\0' in k]
+    outside = [k for k in split if not k or {'..', '.', ''} & {*k.replace('\\', '/').split('/')} or Path(k).is_absolute() or ':' in k or '\0' in k]
     if outside: raise ValueError(f'{path} names the track {outside[0]!r}, which is not a folder inside of {root}: tracks lie in the folder of their manifest.')
     return split
 
@@ -1012,7 +1012,7 @@ def chroma(
     at = ((69+12*torch.log2(f[ok]/440)).round() % 12).long()
     c = x.new_zeros(len(x), 12).index_add(1, at, s[:,ok])
     loudest = s[:,ok].amax(1)
-    heard = (loudest > 1e-4*n/4)&(loudest > 1e-4*s.amax(1)) # a tone of amplitude 1e-4 has n/4 of it; below a ten thousandth is what leaks in from elsewhere
+    heard = (loudest > 1e-4*n/4)&(loudest > 1e-3*s.amax(1)) # a tone of amplitude 1e-4 has n/4 of it; below a thousandth is what leaks in from elsewhere
     return torch.where(heard[:,None], c, 0)/torch.zeros(12).index_add(0, at, torch.ones(len(at))).clamp(min=1) # low octaves have fewer bins than high ones
 
 def scales(
@@ -1049,7 +1049,7 @@ def key_agreement(
     return unsaid(agree, 'bass, guitar and piano are silent in the first or in the last part, or sound all alike.')
 
 # %% ../nbs/10_music.ipynb #c066
-STROKES = .02 # variance of the jumps, below which nothing is struck: steady tones have less than .008, music more than 10
+STROKES = .2 # variance of the jumps, below which nothing is struck: steady tones have less than .04, the pieces above more than 10
 
 def jumps(x, rate, hop=.016):
     "(n, samples) -> (n, frames): how much the loudness rises, summed over bands."
@@ -1375,8 +1375,9 @@ def score_table(
         if len(feats[k]) != len(x): raise ValueError(f'{k} has {len(x)} tracks and embeddings of {len(feats[k])}: they have to be of the same tracks.')
         if flat(feats[k]).shape[1] != width: raise ValueError(f'{k} has {flat(feats[k]).shape[1]} numbers in an embedding and the reference {width}: use one ear for both.')
     l,rate,rows = p.patch,p.sample_rate,{}
-    judged = lambda v: np.isfinite(v).any()
-    mean = lambda v: bootstrap('mean', v[np.isfinite(v)]) if np.isfinite(v).sum() > 1 else Interval(float(v[np.isfinite(v)].sum()), math.nan, math.nan)
+    def mean(v):
+        told = v[np.isfinite(v)]
+        return bootstrap('mean', v) if len(told) > 1 else Interval(float(told[0]), math.nan, math.nan) if len(told) else math.nan
     agree = {k: dict(key=key_agreement(x, rate, l), tempo=tempo_agreement(x, rate, l)) for k,x in tracks.items()}
     heard = lambda k: min(len(flat(feats[k])), len(flat(reference))) > 1 # a covariance needs two windows
     simple = {k: fad(feats[k], reference) for k in ('Concat', 'MultiDiffusion') if k in tracks and heard(k)}
@@ -1386,10 +1387,11 @@ def score_table(
         rows[k] = {'FAD': bootstrap('fad', feats[k], reference)} if heard(k) else {}
         if best and heard(k) and k not in ('real', 'patchwork'): rows[k]['FAD / best of two'] = compare('fad', feats[k], feats[best], reference)
         for what in ('key', 'tempo'):
-            if judged(agree[k][what]): rows[k][what] = mean(agree[k][what])
-            if baseline in tracks and k not in (baseline, 'real', 'patchwork') and all(judged(agree[a][what]) for a in (k, baseline, 'real')):
-                rows[k][f'{what} closed'] = closed(agree[k][what], agree[baseline][what], agree['real'][what])
-        rows[k] |= {f'border {name}': mean(v) for name,v in steps.items() if judged(v)}
+            rows[k][what] = mean(agree[k][what])
+            if baseline in tracks and k not in (baseline, 'real', 'patchwork'):
+                three = [agree[a][what] for a in (k, baseline, 'real')]
+                rows[k][f'{what} closed'] = closed(*three) if all(np.isfinite(v).any() for v in three) else math.nan
+        rows[k] |= {f'border {name}': mean(v) for name,v in steps.items()}
         rows[k]['clipped'] = mean(clipped(x).numpy())
     return pd.DataFrame(rows).T
 

@@ -1,4 +1,4 @@
-"The music domain: pieces, files, presets, FAD and VGGish against independent computations, agreement, a run of training."
+"The music domain: pieces, files, presets, FAD and VGGish against independent computations, agreement, training."
 
 import json
 import math
@@ -106,7 +106,7 @@ def test_style_is_kept():
 
 
 def test_notes_begin_on_the_clock():
-    "Silence before the first stroke of the guitar lasts whole ticks, whatever the tempo and the rate; so does that between any two."
+    "Silence before and between strokes of the guitar lasts whole ticks, whatever the tempo and the rate."
     for rate in (4000, 8000):
         tick = round(music.TICK * rate)
         for i in range(8):
@@ -201,7 +201,6 @@ def test_load_cuts_and_leaves_silence_out(tmp_path):
 def test_files_that_do_not_fit(tmp_path):
     x = torch.rand(4, 4000) - 0.5
     w = lambda name, v, **kw: write_track(tmp_path / name, v, **kw)
-    quiet = dict(say=lambda s: None)
     with pytest.raises(ValueError, match="resample=True"):
         Folder([w("rate", x, rate=8000)], 4000)
     with pytest.raises(FileNotFoundError, match="no piano.*missing='silence'"):
@@ -550,7 +549,6 @@ def test_fad_curve_falls():
 
 def slow_log_mel(x, rate=16_000):
     "The front end of data sheet and paper, written once more: loops, float64, a plain Fourier sum."
-    hz = lambda m: 700 * (math.exp(m / 1127) - 1)
     mel = lambda f: 1127 * math.log(1 + f / 700)
     edges = [mel(125) + (mel(7500) - mel(125)) * i / 65 for i in range(66)]
     W = np.zeros((257, 64))

@@ -45,7 +45,7 @@ def test_streams_cannot_meet():
 
 
 def test_runs_have_pieces_of_their_own(monkeypatch):
-    "Training, reference, held-out, test and choosing pieces, for any seeds: what is meant to be the same is, and nothing else."
+    "Training, held-out, test and choosing pieces, for any seeds: no two are the same."
     numbers = lambda rng, seconds, rate: rng.uniform(-1, 1, (4, round(seconds * rate)))
     monkeypatch.setattr(music, "piece", numbers)
     p = music.replace(TINY, pieces=6, parts=1, patch=64)
@@ -102,7 +102,7 @@ def tones(pitches, n=2 * L, amplitude=0.1):
 
 
 def test_key_is_about_pitch():
-    "The same seven notes agree in any order of loudness; a tritone away they do not, and loudness alone changes nothing."
+    "The same seven notes agree, however loud; a tritone away they do not."
     major = music.SCALE["major"]
     ends = lambda a, b: key_agreement(torch.cat([a, b], -1), 4000, 2 * L).item()
     same = ends(tones(major), 0.3 * tones(major))
@@ -178,7 +178,7 @@ def test_curve_does_not_pretend_to_have_more_tracks():
 
 
 def test_table_where_some_cannot_be_judged():
-    "A silent method has empty cells, and the other rows are as they are without it; one track has values without intervals."
+    "A silent method has empty cells, and other rows are as without it; one track has values without intervals."
     ear = music.audio_extractor("random features")
     real, base = (procedural(4, TINY.length(5) / 4000, seed=k) for k in (5, 6))
     tracks = dict(MultiDiffusion=base, real=real)
@@ -208,7 +208,7 @@ def test_limiter_limits_and_ready_leads_away():
     assert torch.allclose(said.square().mean(-1), torch.full((1, 4), 0.02))
     led = lambda s: ready(Half(), TINY)(x, torch.full((1,), s)).mean().item()
     low, high = TINY.led["below"] * 0.9, TINY.led["below"] * 1.1
-    assert led(low) == pytest.approx(0.2 * (1 + TINY.led["w"])) > 0.2 == pytest.approx(led(high))
+    assert led(low) == pytest.approx(0.2 * (1 + TINY.led["w"])) and led(low) > 0.2 == pytest.approx(led(high))
     assert led(TINY.led["above"] * 0.9) == pytest.approx(0.2)
     loud = ready(Half(), TINY, [0.01] * 4)(x, torch.full((1,), low))
     assert torch.allclose(loud.square().mean(-1), torch.full((1, 4), TINY.limit * 0.01))

@@ -45,13 +45,13 @@ def test_resampling_keeps_what_is_heard(old, new):
         assert y.shape == (1, len(u)) and y.dtype == torch.float32
         edge = 20 * math.ceil(new / low)
         assert np.abs(y[0].numpy() - np.sin(2 * np.pi * f * low * u))[edge:-edge].max() < 5e-3
-    if new < old:
+    if 0.6 * new < 0.45 * old:
         y = resample(torch.from_numpy(np.sin(2 * np.pi * 0.6 * new * t)), old, new)
         assert y[20:-20].abs().max() < 0.01
 
 
 def test_resampling_against_a_sum():
-    "Every sample by the definition: a Kaiser-windowed sinc over ten samples of the lower rate, normalised to keep a constant."
+    "Every sample by the definition: a Kaiser-windowed sinc over ten samples of the lower rate, of sum one."
     x = torch.randn(2, 300, generator=torch.Generator().manual_seed(0))
     for old, new in ((7, 3), (3, 7), (441, 80)):
         up, down = new // math.gcd(old, new), old // math.gcd(old, new)
@@ -120,7 +120,7 @@ def test_one_function_makes_both_kinds_of_triangles():
         w = music.mel_matrix(20_001, 4000, 20, 100, 1900, straight)
         assert w.min() == 0 and w.max() > 0.999 and (w.sum(1) <= 1 + 1e-9).all()
     a, b = (music.mel_matrix(20_001, 4000, 20, 100, 1900, s) for s in ("mel", "Hz"))
-    assert (a.argmax(0) - b.argmax(0)).abs().max() <= 1 and 0.01 < (a - b).abs().max() < 0.1
+    assert torch.equal(a.argmax(0), b.argmax(0)) and 0.001 < (a - b).abs().max() < 0.1
 
 
 # --- values that are no sound
