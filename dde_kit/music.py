@@ -7,7 +7,7 @@ __all__ = ['TICK', 'MOST_RATE', 'tiny', 'small', 'paper', 'PRESETS', 'METHODS', 
            'KITS', 'FIGURES', 'MOST_SAMPLES', 'STREAMS', 'PEAK', 'KINDS', 'PARTS', 'HIDDEN', 'STROKES', 'VGGISH_URL',
            'EAR_RATE', 'EAR_WINDOW', 'EAR_HOP', 'EAR_FRAMES', 'check_rate', 'Preset', 'check_rng', 'draw_style',
            'onsets', 'pitch', 'strike', 'tone', 'drum_kit', 'piece', 'piece_rng', 'drawn', 'unit', 'procedural',
-           'check_sound', 'mono', 'clipped', 'check_wave', 'player', 'soundfile', 'resample', 'Tracks', 'DamagedSound',
+           'check_sound', 'mono', 'clipped', 'check_wave', 'player', 'soundfile', 'resampled', 'Tracks', 'DamagedSound',
            'told_wrong', 'Folder', 'manifest_split', 'read_tracks', 'check_preset', 'Source', 'AudioUNet', 'build',
            'layouts', 'train_part', 'trained', 'check_power', 'check_rule', 'silence', 'Limiter', 'ready', 'generate',
            'patchwork', 'mel_matrix', 'mel_picture', 'lines_of', 'pictures', 'correlation', 'chroma', 'scales',
@@ -389,7 +389,7 @@ def soundfile():
     except (ImportError, OSError) as e: raise ImportError(f"sound files need the package soundfile ({e}): pip install 'dde_kit[music]'") from None
     return soundfile
 
-def resample(
+def resampled(
     x:Tensor, # (..., samples)
     old:int, # its samples per second
     new:int, # those that are wanted
@@ -578,7 +578,7 @@ class Folder(Tracks):
         k = max(0, at-margin)//up         # sample k*down of the file is sample k*up of the result
         m = (at+n+margin-k*up)*down//up+1
         x = torch.stack([self.stem(f, k*down, m) if f else torch.zeros(m) for f in files.values()])
-        return resample(x, fr, self.rate)[:,at-k*up:][:,:n].clamp(-1, 1)
+        return resampled(x, fr, self.rate)[:,at-k*up:][:,:n].clamp(-1, 1)
 
     def take(self, i, at, n):
         "Places for `crops`: a damaged one is said and given as silence, for which `crops` draws another."
@@ -1317,7 +1317,7 @@ class Ear:
         rate,batch = check_rate('rate', rate),check_integer('batch', batch, at_least=1)
         out = []
         for v in (mono(x) if stems else x).detach().float().split(batch):
-            w = self.windows(resample(v, rate, self.rate))
+            w = self.windows(resampled(v, rate, self.rate))
             with torch.no_grad(): out.append(self.net(w.flatten(0, 1)).unflatten(0, w.shape[:2]))
         return torch.cat(out).numpy()
 

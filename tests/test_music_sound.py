@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from dde_kit import music
-from dde_kit.music import STEMS, DamagedSound, Folder, Tracks, procedural, read_tracks, resample, unit, write_wav
+from dde_kit.music import STEMS, DamagedSound, Folder, Tracks, procedural, read_tracks, resampled, unit, write_wav
 
 sf = pytest.importorskip("soundfile")
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,12 +41,12 @@ def test_resampling_keeps_what_is_heard(old, new):
     n, low = old + 17, min(old, new)
     t, u = np.arange(n) / old, np.arange(math.ceil(n * new / old)) / new
     for f in (0.02, 0.2, 0.4):
-        y = resample(torch.from_numpy(np.sin(2 * np.pi * f * low * t))[None], old, new)
+        y = resampled(torch.from_numpy(np.sin(2 * np.pi * f * low * t))[None], old, new)
         assert y.shape == (1, len(u)) and y.dtype == torch.float32
         edge = 20 * math.ceil(new / low)
         assert np.abs(y[0].numpy() - np.sin(2 * np.pi * f * low * u))[edge:-edge].max() < 5e-3
     if 0.6 * new < 0.45 * old:
-        y = resample(torch.from_numpy(np.sin(2 * np.pi * 0.6 * new * t)), old, new)
+        y = resampled(torch.from_numpy(np.sin(2 * np.pi * 0.6 * new * t)), old, new)
         assert y[20:-20].abs().max() < 0.01
 
 
@@ -64,7 +64,7 @@ def test_resampling_against_a_sum():
             for i in range(300):
                 if abs(j * down - i * up) <= half:
                     want[:, j] += x[:, i].numpy() * h[half + j * down - i * up]
-        assert np.abs(resample(x, old, new).numpy() - want).max() < 1e-5
+        assert np.abs(resampled(x, old, new).numpy() - want).max() < 1e-5
 
 
 @pytest.mark.parametrize("old,new", [(44100, 4000), (3000, 4000), (4410, 4000), (11025, 4001)])
@@ -72,7 +72,7 @@ def test_a_place_is_that_of_the_whole(tmp_path, old, new):
     "What is read at any place is what converting the whole file gives there, to the sample."
     x = procedural(1, 2, seed=3, rate=old)[0]
     f = Folder([track(tmp_path / "t", x, rate=old, subtype="FLOAT")], new, resample=True, say=lambda s: None)
-    whole = resample(x, old, new).clamp(-1, 1)
+    whole = resampled(x, old, new).clamp(-1, 1)
     assert f.lengths() == [2 * old * new // old]
     for at, n in ((0, 500), (1, 100), (1234, 2000), (2 * new - 300, 300)):
         assert torch.allclose(f.read(0, at, n), whole[:, at : at + n], atol=1e-6)

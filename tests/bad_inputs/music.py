@@ -155,13 +155,13 @@ write_wav(tmp / 'a.wav', x[0] * 1j, 4000)
 write_wav(tmp / 'a.wav', x, 4000)
 write_wav(tmp / 'a.mp3', x[0], 4000)  # .wav
 write_wav(None, x[0], 4000)
-resample(x, 0, 4000)
-resample(x, 4000, 4000.5)
-resample(x, 2**31, 4000)
-resample(spoilt, 8000, 4000)  # NaN
-resample([0.0], 8000, 4000)
-resample((x * 32767).short(), 8000, 4000)
-resample(x[..., :0], 8000, 4000)
+resampled(x, 0, 4000)
+resampled(x, 4000, 4000.5)
+resampled(x, 2**31, 4000)
+resampled(spoilt, 8000, 4000)  # NaN
+resampled([0.0], 8000, 4000)
+resampled((x * 32767).short(), 8000, 4000)
+resampled(x[..., :0], 8000, 4000)
 # tracks in memory and on disk
 Tracks(x)  # round().short()
 Tracks((x[0] * 32767).short())
