@@ -105,6 +105,13 @@ onsets(style, 'guitar', nan)
 onsets(style, 'guitar', -1)
 strike(np.zeros(0), np.arange(3))  # at least two beginnings
 strike(np.array([1.0, 1.0]), np.arange(3))
+onsets({}, 'guitar', 2)  # draw_style
+onsets(style, 'guitar', 1e12)
+pitch(style, 1.5, 0, 60)  # whole numbers
+pitch(style, None, 0, 60)
+pitch({}, 1, 0, 60)
+tone(np.ones(2), None, 1, 1, 1, 4000, 60)  # `strike`
+drum_kit({}, 1, np.arange(3), 4000, None, None)
 piece(0, 1, 4000)
 piece(rng, inf, 4000)
 piece(rng, -1, 4000)
@@ -155,6 +162,7 @@ write_wav(tmp / 'a.wav', x[0] * 1j, 4000)
 write_wav(tmp / 'a.wav', x, 4000)
 write_wav(tmp / 'a.mp3', x[0], 4000)  # .wav
 write_wav(None, x[0], 4000)
+write_wav(good / 'bass.wav' / 'x.wav', x[0], 4000)  # another folder
 resampled(x, 0, 4000)
 resampled(x, 4000, 4000.5)
 resampled(x, 2**31, 4000)
@@ -264,6 +272,9 @@ train_part('base', 'tiny', tracks, tmp / 'm', base='music-tiny/base')  # does no
 train_part('coordinator', 'tiny', tracks, tmp / 'm')  # does not go with
 train_part('coordinator', 'tiny', tracks, tmp / 'm', base='music-tiny/base')  # longest of these
 train_part('spectral', 'paper', tracks, tmp / 'm', base='music-tiny/base')
+train_part('base', 'tiny', tracks, None)
+train_part('base', 'tiny', Tracks(torch.ones(1, 4, 8192).short()), tmp / 'm', colour='red')  # no setting of `fit`
+train_part('base', 'tiny', Tracks(torch.ones(1, 4, 8192).short()), tmp / 'm', form=dict(colour='red'))  # colour
 trained('')
 trained(None)
 # rules
@@ -290,6 +301,7 @@ generate(D, 2, 100, seed=-1)
 generate(D, 2, 100, batch=0)
 generate(D, 2, 100, batch=1.5)
 generate(None, 2, 100)
+generate(D, 2, 100, bar=3)
 patchwork(x[:1], 100)  # at least 2
 patchwork(x, 0)
 patchwork(x, 10**6)
@@ -308,6 +320,7 @@ mel_picture(x[0, 0, :10], 4000)
 mel_picture(spoilt[1, 0], 4000)
 mel_picture(x[0, 0], 0)
 lines_of('DDE', 10, tiny)
+lines_of(None, 10**5, tiny)
 lines_of('DDE', 10**5, None)
 pictures({}, tiny)
 pictures(dict(a=x), tiny, i=9)
@@ -327,6 +340,9 @@ chroma(x[0] * inf, 4000)
 scales(torch.ones(2, 11))
 scales(-torch.ones(2, 12))
 scales(torch.full((2, 12), nan))
+ends_of(x, 0)
+ends_of(x, -3)
+ends_of(x, 10**7)
 key_agreement(x[0], 4000, 4000)
 key_agreement(x[:, :1], 4000, 4000)
 key_agreement(spoilt, 4000, 4000)  # 1 of 3 tracks
@@ -404,6 +420,8 @@ ear_batches(2, 4, nan)
 ear_batches(2, 4, seconds=1)
 ear_batches(2, 4, seed=-1)
 train_ear(tmp / 'e', steps=0)
+train_ear(good / 'bass.wav' / 'e')  # another folder
+train_ear(3)
 train_ear(tmp / 'e', lr=nan)
 train_ear(tmp / 'e', pieces=1)
 train_ear(tmp / 'e', seed=-1)
@@ -419,6 +437,8 @@ ear(x * 1e30, 4000)
 ear(None, 4000)
 ear((x * 32767).short(), 4000)
 ear(x[0, 0], 4000)
+Ear(None, 'a', 'b', 4000, ear_windows)
+Ear(EarNet(), 'a', 'b', 0, ear_windows)
 audio_extractor('ears')
 audio_extractor(None)
 audio_extractor('random features', seed=-1)
