@@ -108,10 +108,12 @@ def test_mel_against_a_slow_one():
 
 
 def test_mel_against_torchaudio():
+    "Its triangles are computed in single precision: 1e-5 off, which shows where one ends beside a strong tone."
     ta = pytest.importorskip("torchaudio", exc_type=(ImportError, OSError)).transforms
     M = ta.MelSpectrogram(4000, n_fft=1024, hop_length=80, n_mels=96, f_min=40, f_max=1950, power=1.0, center=False)
     x = procedural(2, 4.1, seed=6).sum(1)
-    assert (music.log_mel(x) - ((M(x) + 1e-2).log() - 1.4) / 1.4).abs().max() < 5e-5
+    assert (M.mel_scale.fb - music.ear_mel()).abs().max() < 2e-5
+    assert (music.log_mel(x) - ((M(x) + 1e-2).log() - 1.4) / 1.4).abs().max() < 2e-4
 
 
 def test_one_function_makes_both_kinds_of_triangles():
