@@ -1416,7 +1416,7 @@ def score_table(
             rows[k][what] = mean(agree[k][what])
             if baseline in tracks and k not in (baseline, 'real', 'patchwork'):
                 three = [agree[a][what] for a in (k, baseline, 'real')]
-                rows[k][f'{what} closed'] = closed(*three) if all(np.isfinite(v).any() for v in three) else math.nan
+                rows[k][f'{what} closed'] = closed(*three) if all(np.isfinite(v).sum() > 1 for v in three) else math.nan
         rows[k] |= {f'border {name}': mean(v) for name,v in steps.items()}
         rows[k]['clipped'] = mean(clipped(x).numpy())
     return pd.DataFrame(rows).T

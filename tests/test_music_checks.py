@@ -187,6 +187,11 @@ def test_table_where_some_cannot_be_judged():
         with_silence, without = table(tracks | dict(DDE=0 * real)), table(tracks)
     assert with_silence.loc["DDE", ["key", "tempo", "key closed", "border energy"]].isna().all()
     assert with_silence.loc["real", "key"] == without.loc["real", "key"]
+    with warnings.catch_warnings(action="ignore"):
+        few = table(tracks | dict(DDE=base[:2], real=real[:1]))
+    assert math.isnan(few.loc["DDE", "key closed"]) and few.loc["DDE", "key"].value == pytest.approx(
+        np.mean(key_agreement(base[:2], 4000, L))
+    )
     one = table(dict(real=real[:1]))
     assert one.loc["real", "key"].value == key_agreement(real[:1], 4000, L)[0] and math.isnan(one.loc["real", "key"].lo)
 
