@@ -168,7 +168,9 @@ def music_tables(m, p, o):
     if team()[0] > 0: return {}
     ear,tables = m.audio_extractor(),{}
     for l,s in sizes.items():
-        crowd = {k: v for (a,k),v in made.items() if a == l}; crowd['real'] = real[l]; crowd['patchwork'] = m.patchwork(crowd['real'], p.patch)
+        crowd = {k: v for (a,k),v in made.items() if a == l}; crowd['real'] = real[l]
+        if len(real[l]) > 1: crowd['patchwork'] = m.patchwork(real[l], p.patch)
+        else: o.say('no row patchwork: a single real track has no others to take parts from')
         table = m.score_table({k: ear(v, p.sample_rate) for k,v in crowd.items()}, ear(source.reference(s), p.sample_rate), crowd, p)
         picture = m.pictures(crowd, p, seconds=6*p.patch/p.sample_rate)
         tables[f'{l}-n{n}-seed{o.seed}'] = table,picture,dict(length=l, samples=n, extractor=ear.name)

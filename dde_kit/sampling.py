@@ -78,8 +78,8 @@ def unit_noise(
     size, # (c, *size) of one sample
 )->Tensor: # (c, *size) float64 on the CPU, unit variance
     "Noise that depends on nothing but its arguments."
-    for name,v in dict(seed=seed, k=k, i=i).items(): check_integer(name, v, at_least=0)
-    bits = np.random.Philox(key=np.array([seed % 2**64, k], dtype=np.uint64), counter=np.array([0, 0, 0, i], dtype=np.uint64))
+    for name,v in dict(seed=seed, k=k, i=i).items(): check_integer(name, v, at_least=0, at_most=2**64-1)
+    bits = np.random.Philox(key=np.array([seed, k], dtype=np.uint64), counter=np.array([0, 0, 0, i], dtype=np.uint64))
     return torch.from_numpy(np.random.Generator(bits).standard_normal(tuple(size)))
 
 # %% ../nbs/01_sampling.ipynb #c034
@@ -164,7 +164,7 @@ def sample(
     o = sampler_settings(D, steps=steps, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho, solver=solver, S_churn=S_churn, S_min=S_min, S_max=S_max, S_noise=S_noise)
     levels,shape = karras_sigmas(o['steps'], o['sigma_min'], o['sigma_max'], o['rho']).tolist(),check_shape(shape)
     if not callable(D): raise ValueError(f'D came as {type(D).__name__}, and a denoiser D(x, sigma, y) is needed.')
-    if seed is not None: check_integer('seed', seed, at_least=0)
+    if seed is not None: check_integer('seed', seed, at_least=0, at_most=2**64-1)
     check_integer('first', first, at_least=0)
     if seed is None: seed = torch.randint(2**62, ()).item()
     if device is None: device = next((p.device for p in getattr(D, 'parameters', lambda: ())()), 'cpu')

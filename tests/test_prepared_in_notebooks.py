@@ -142,4 +142,4 @@ def test_music(tmp_path, folder):
         / "tiny-mine"
     )
     t = pd.read_csv(out / "2.5l-n2-seed0.csv", index_col=0)
-    assert list(t.index) == ["MultiDiffusion", "real", "patchwork"]
+    assert list(t.index) == ["MultiDiffusion", "real"]  # one track is held out, and a patchwork needs two
