@@ -217,7 +217,7 @@ def test_a_loss_without_rows_draws_anew_for_each_piece():
     "kw,words",
     [
         (dict(accumulate=7), "batch=6 cannot be cut into 7 pieces"),
-        (dict(keep="first"), "use 'last' or 'best'"),
+        (dict(keep="first"), "use one of last, best"),
         (dict(keep="best", held=None), "pass held="),
         (dict(precision="fp16"), "no, bf16, bf16-base"),
         (dict(precision="bf16-base"), "frozen base"),
