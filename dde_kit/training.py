@@ -6,8 +6,8 @@
 __all__ = ['USES', 'SCHEDULES', 'APART', 'PRECISIONS', 'stream', 'draw', 'beside', 'trainable', 'constant', 'cosine', 'EMA',
            'check_path', 'replace_whole', 'tensor_digest', 'save_whole', 'read_whole', 'fingerprint',
            'same_fingerprint', 'data_fingerprint', 'model_facts', 'differences', 'other_run', 'save_csv', 'Run', 'team',
-           'share', 'gather', 'together', 'check_writable', 'locked', 'sample_many', 'Objective', 'accelerator',
-           'tuned', 'broken', 'check_settings', 'describe', 'fit']
+           'share', 'gather', 'together', 'check_writable', 'check_unused', 'locked', 'sample_many', 'Objective',
+           'accelerator', 'tuned', 'broken', 'check_settings', 'describe', 'fit']
 
 # %% ../nbs/06_training.ipynb #c003
 import atexit, csv, gc, hashlib, json, math, os, socket, threading, time
@@ -409,12 +409,14 @@ class Run:
         "Go on where the checkpoint is, if there is one and it is of this run."
         if not (self.path and self.path.exists()): return
         t,meta = read_whole(self.path)
+        there,here = ({k:v for k,v in s.items() if k != 'model'} for s in (meta.get('settings', {}), self.settings))
         mine,theirs = {k:v for k,v in self.tensors().items() if not k.startswith('opt/')},{k:v for k,v in t.items() if not k.startswith('opt/')}
         kinds = [{k:f'{str(v.dtype)[6:]} {tuple(v.shape)}' for k,v in i.items()} for i in (theirs, mine)]
-        if d := differences(*kinds): raise ValueError(f'{self.path} is of another model ({d}): '
-            'build the one that it was made with, or choose another folder for this run.')
-        if d := other_run(meta.get('settings', {}), self.settings): raise ValueError(f'{self.path} was made with other settings ({d}): '
+        models = [{'model':s.get('model', {})} for s in (meta.get('settings', {}), self.settings)]
+        if d := other_run(there, here): raise ValueError(f'{self.path} was made with other settings ({d}): '
             'go on with those of the checkpoint, or choose another folder for this run.')
+        if d := differences(*kinds) or differences(*models): raise ValueError(f'{self.path} is of another model ({d}): '
+            'build the one that it was made with, or choose another folder for this run.')
         if d := self.strange(t, meta): raise ValueError(f'{self.path} is damaged or was changed ({d}): put back a copy that is whole, or delete the file to begin again.')
         with torch.no_grad():
             for k,v in mine.items(): v.copy_(theirs[k])
@@ -536,6 +538,28 @@ def check_writable(
     if not os.access(near, os.W_OK | os.X_OK): raise ValueError(f'{folder} cannot be written to: {near} does not allow it. Choose another place, or change its permissions.')
     return folder
 
+def _take(folder):
+    "The lock of a folder, as an open file; or an error that says who has it."
+    check_writable(folder).mkdir(parents=True, exist_ok=True)
+    if (f := _seize(folder/'.lock')) is not None: return f
+    try: who = (folder/'.lock').read_text(encoding='utf-8')
+    except OSError: who = ''
+    raise ValueError(f'{folder} is in use by another run ({who or "just started"}): wait until it has ended, stop it, or choose another folder.')
+
+def _leave_it(f, folder):
+    "Gives the lock back."
+    try: (folder/'.lock').unlink(missing_ok=True)
+    except OSError: pass # Windows: not while it is open
+    f.close()
+    if not fcntl: (folder/'.lock').unlink(missing_ok=True)
+
+def check_unused(
+    folder, # of a run
+):
+    "Refuse a folder in which another run is at work."
+    folder = Path(os.path.abspath(check_path('folder', folder)))
+    if folder.is_dir() and (folder, threading.get_ident()) not in _locks: _leave_it(_take(folder), folder)
+
 @contextmanager
 def locked(
     folder, # of a run
@@ -543,26 +567,22 @@ def locked(
 ):
     "Inside, the folder is this run's alone: a second run is told so at once."
     folder = Path(os.path.abspath(check_path('folder', folder)))
-    me,lock,word = (folder, threading.get_ident()),folder/'.lock',''
+    me,f,word = (folder, threading.get_ident()),None,''
     if me in _locks: yield; return # further out
-    made,f = not folder.exists(),None
+    made = not folder.exists()
     if main:
-        try:
-            check_writable(folder).mkdir(parents=True, exist_ok=True)
-            f = _seize(lock)
-            if f is None: word = f'{folder} is in use by another run ({lock.read_text(encoding="utf-8") or "just started"}): wait until it has ended, stop it, or choose another folder.'
+        try: f = _take(folder)
         except (ValueError, OSError) as e: word = str(e)
-    if word := ''.join(gather([word])): raise ValueError(word)
+    if word := ''.join(gather([word])): # all processes hear it
+        raise ValueError(word)
     _locks[me] = f
     try: yield
     finally:
-        if _locks.pop(me, None):
-            try:
-                lock.unlink(missing_ok=True)
-                if made: folder.rmdir() # if it is empty
-            except OSError: pass
-            f.close()
-            if not fcntl: lock.unlink(missing_ok=True)
+        if f := _locks.pop(me, None):
+            _leave_it(f, folder)
+            if made:
+                try: folder.rmdir() # if it is empty
+                except OSError: pass
 
 # %% ../nbs/06_training.ipynb #c059
 def sample_many(

@@ -58,6 +58,7 @@ def composite(seed=0):
 
 SCRIPT = """
 import sys; sys.path.insert(0, sys.argv[1])
+import dde_kit.training as T
 from test_processes import *
 out,what = Path(sys.argv[2]),sys.argv[3]
 torch.manual_seed(0)
@@ -390,7 +391,7 @@ def test_shares_are_all_and_nearly_equal(n):
 
 CHILD = textwrap.dedent("""
     "A run in pieces that keeps its best weights, in forked children that are killed until one of them comes through."
-    import sys; sys.path.insert(0, sys.argv[1])
+    import signal, sys, time; sys.path.insert(0, sys.argv[1])
     from test_processes import *
     torch.set_num_threads(1)
     out,rng,kills,seen = Path(sys.argv[2]),random.Random(3),0,[0]
