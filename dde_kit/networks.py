@@ -26,7 +26,7 @@ from torch.nn.modules.module import register_module_module_registration_hook, re
 import torch.nn.functional as nnf
 
 import dde_kit
-from .checks import check_canvas, check_choice, check_flag, check_integer, check_number
+from .checks import check_canvas, check_flag, check_integer, check_number
 
 # %% ../nbs/08_networks.ipynb #c009
 def conv(
@@ -610,7 +610,8 @@ def _denoiser(config, net):
 
 def _base_folder(folder, config):
     "Where the base of a saved composite lies: the first folder with its checksum."
-    places,others = [folder/config['base'], WEIGHTS/config['base'], Path(config['base'])],[]
+    name = config['base']
+    places,others = [folder/name] + ([] if name.startswith('.') else [WEIGHTS/name, Path(name)]),[]
     for at in places:
         if not at.is_dir() and not (at := _beside(Path(os.path.abspath(at)), 'old')).is_dir(): continue
         there = _read_config(at)
@@ -819,6 +820,7 @@ def home(
     name:str, # e.g. 'results'
 )->Path:
     "A folder of the checkout; of the working directory where the kit is installed without one. `DDE_KIT_RESULTS` moves results."
+    _check_path('name', name)
     if name == 'results' and os.environ.get('DDE_KIT_RESULTS'): return Path(os.environ['DDE_KIT_RESULTS'])
     top = WEIGHTS.parent.parent
     return top/name if (top/'settings.ini').exists() else Path(name)
@@ -828,6 +830,7 @@ def variant(
     data='procedural', # or the path of a dataset
 )->str:
     "`tiny` for procedural data, `tiny-dubai` for dubai.npz."
+    _check_path('preset', preset); _check_path('data', data)
     return preset if str(data) == 'procedural' else f'{preset}-{Path(data).stem}'
 
 def place(
@@ -838,5 +841,9 @@ def place(
     train:bool=False, # are the models about to be made?
 )->str: # with `/part` behind it `load` takes it
     "Where the trained models of an experiment lie. Real data without weights of their own take the procedural ones."
+    _check_path('domain', domain)
+    if weights is not None and weights != '': return str(_check_path('weights', weights))
     own = f'{domain}-{variant(preset, data)}'
-    return str(weights or (home('runs')/own if train else own if (WEIGHTS/own).is_dir() else f'{domain}-{preset}'))
+    if train: return str(home('runs')/own)
+    name = own if (WEIGHTS/own).is_dir() else f'{domain}-{preset}'
+    return name if not Path(name).exists() else str(WEIGHTS/name) # a folder of this name is not meant: nobody asked for it

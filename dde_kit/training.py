@@ -239,7 +239,7 @@ def read_whole(
 # %% ../nbs/06_training.ipynb #known-1
 def fingerprint(
     rows:list, # tensors
-    most:int=65_536, # numbers of each that are looked at, evenly spaced
+    most:int=16_384, # numbers of each that are looked at, evenly spaced
 )->dict: # text and numbers for JSON
     "What tells data apart: shapes, how many numbers are not finite, mean, root mean square, and four sums with signs drawn by lot."
     if not rows or not all(isinstance(r, Tensor) for r in rows): raise ValueError('a fingerprint is made of a list of tensors, and it has to hold one at least.')
