@@ -77,12 +77,15 @@ if what == 'fit':
     one = sample_many(D, 1, (1, 8), seed=4, steps=6, S_churn=3.) # fewer samples than processes
     if T.team()[0] == 0:
         tensors = {f'{n}/{k}': p for n,m in dict(D=D, C=C.C, N=N).items() for k,p in m.named_parameters()}
-        T.save_whole(tensors | dict(x=x, one=one), out/'got.safetensors', dict(logs=[clockless(l) for l in (log, C_log, N_log)], team=T.team()[1]))
+        logs = [clockless(l) for l in (log, C_log, N_log)]
+        T.save_whole(tensors | dict(x=x, one=one), out/'got.safetensors', dict(logs=logs, team=T.team()[1]))
 if what == 'stop':
     try: fit(denoiser(), stop_at(17), out=out/'run', **OPTS)
     except KeyboardInterrupt: pass
 if what == 'nan':
-    def bad(g, n): x0,y = data(g, n); x0[0] *= float('nan') if g.initial_seed() == 13 else 1; return x0,y # one row, of the first process
+    def bad(g, n): # one row, of the first process
+        x0,y = data(g, n); x0[0] *= float('nan') if g.initial_seed() == 13 else 1
+        return x0,y
     try: fit(denoiser(), bad, out=out/'run', **OPTS)
     except FloatingPointError as e: (out/f'nan{T.team()[0]}').write_text(str(e))
 """
@@ -114,9 +117,8 @@ def launch(processes, out, what):
         if not (again and "terminate called without an active exception" in r.stderr):
             break
         warnings.warn("a process was aborted at its end; once more")
-        shutil.rmtree(
-            out / "run", ignore_errors=True
-        )  # a thread of gloo has met the end of Python, after the script: seen once in forty runs before groups were closed
+        # a thread of gloo has met the end of Python, after the script: seen once in forty runs
+        shutil.rmtree(out / "run", ignore_errors=True)
     assert r.returncode == 0, r.stdout + r.stderr
 
 
@@ -306,7 +308,7 @@ def test_best_weights_survive_a_stop(stop, tmp_path):
 
 
 def test_stopped_at_random_steps_in_pieces(tmp_path):
-    "Stopped again and again, each time in another number of pieces, as if on other machines; with one number it is bit for bit."
+    "Stopped again and again, each time in another number of pieces; with one number it is bit for bit."
     D = denoiser()
     fit(D, data, accumulate=3, **OPTS)
     rng = random.Random(1)

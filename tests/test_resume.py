@@ -104,7 +104,8 @@ def test_data_that_do_not_follow_from_the_generator_are_refused(tmp_path):
 
 
 def test_looking_at_the_data_disturbs_nothing(tmp_path):
-    "Same weights with and without a checkpoint, the caller's random numbers as they were, and conditions of NaN are fine."
+    env = os.environ | dict(PYTHONHASHSEED="7")
+    env["PYTHONPATH"] = f"{Path(dde.__file__).parent.parent}:{Path(__file__).parent}"
     a, b = denoiser(dropout=0.2), denoiser(dropout=0.2)
     fit(a, data, **OPTS)
     torch.manual_seed(3)
@@ -117,11 +118,17 @@ def test_looking_at_the_data_disturbs_nothing(tmp_path):
 
 
 def test_fingerprints_do_not_depend_on_the_process(tmp_path):
-    code = "from test_resume import *; print(json.dumps(data_fingerprint(objects(64))), model_facts(composite())['fixed'])"
-    env = os.environ | dict(PYTHONPATH=f"{Path(dde.__file__).parent.parent}:{Path(__file__).parent}", PYTHONHASHSEED="7")
+    code = (
+        "from test_resume import *; print(json.dumps(data_fingerprint(objects(64))), model_facts(composite())['fixed'])"
+    )
+    env = os.environ | dict(
+        PYTHONPATH=f"{Path(dde.__file__).parent.parent}:{Path(__file__).parent}", PYTHONHASHSEED="7"
+    )
     r = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
     assert r.returncode == 0, r.stderr
-    assert r.stdout.split() == f"{json.dumps(data_fingerprint(objects(64)))} {model_facts(composite())['fixed']}".split()
+    assert (
+        r.stdout.split() == f"{json.dumps(data_fingerprint(objects(64)))} {model_facts(composite())['fixed']}".split()
+    )
 
 
 @pytest.mark.parametrize(
@@ -422,7 +429,7 @@ def test_settings_are_checked_before_the_first_batch():
 # --- the environment ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text,code", [("", 0), (" ", 0), ("two", 1), ("-1", 1), ("1.5", 1)])
+@pytest.mark.parametrize("text,code", [(" ", 0), ("two", 1)])
 def test_world_size_of_nothing_and_of_nonsense(text, code):
     "Empty says nothing, also to Accelerate; nonsense is refused where it counts, in words, and not on import."
     run = "import dde_kit.training as T; from accelerate import PartialState; print('imported')\n"
@@ -431,6 +438,16 @@ def test_world_size_of_nothing_and_of_nonsense(text, code):
     r = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, env=env)
     assert r.returncode == code and "imported" in r.stdout, r.stderr
     assert "(0, 1)" in r.stdout if code == 0 else re.search("ValueError: .*WORLD_SIZE=.* has to be", r.stderr)
+
+
+@pytest.mark.parametrize("text", ["-1", "0", "1.5", "²", "1 2"])
+def test_world_size_that_is_no_number_of_processes(text, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", text)
+    for f in (training.team, training.together, lambda: fit(denoiser(), data, **OPTS)):
+        with pytest.raises(ValueError, match="WORLD_SIZE=.* has to be the number of processes"):
+            f()
+    monkeypatch.setenv("WORLD_SIZE", "")
+    assert training.team() == (0, 1)
 
 
 def test_noise_is_described_by_its_numbers():

@@ -40,17 +40,23 @@ def names(tmp):
         return training.sample_many(D, n, shape, **(dict(steps=1) | kw))
 
     def script(**kw):
-        return train.train(**(dict(domain="maps", out=str(tmp / "runs"), images=1, steps=1, batch=1, progress=False) | kw))
+        return train.train(
+            **(dict(domain="maps", out=str(tmp / "runs"), images=1, steps=1, batch=1, progress=False) | kw)
+        )
 
     def command(text):
         return train.main(text.split())
 
     def made(**kw):
         settings = dict(noise=(-1.0, 1.0), steps=1, batch=1)
-        args = dict(D=base, batches=white, out=tmp / "made", network="clevr/tiny/base", settings=settings, progress=False)
+        args = dict(
+            D=base, batches=white, out=tmp / "made", network="clevr/tiny/base", settings=settings, progress=False
+        )
         return networks.fit_and_save(**(args | kw))
 
     base = EDMDenoiser(networks.build("clevr/tiny/base"), 0.25)
+
+    composite = DDE(base, Tiling(2), networks.build("clevr/tiny/coordinator"))
 
     def save(D=base, folder=tmp / "saved", network="clevr/tiny/base", **kw):
         return networks.save(D, folder, network, **kw)
@@ -324,7 +330,7 @@ save(clamp=(nan, 1))
 save(note=nan)
 save(D=None)
 save(network='clevr/tiny/coordinator')
-save(D=DDE(EDMDenoiser(nn.Identity()), Tiling(2), networks.build('clevr/tiny/coordinator')), network='clevr/tiny/coordinator')
+save(D=composite, network='clevr/tiny/coordinator')  # save the base first
 changed(overrides=dict(depth=10**9))  # beyond anything
 changed(overrides=dict(depth=10**6))  # cannot be built
 changed(overrides=dict(hidden=10**7))
