@@ -17,7 +17,7 @@ from accelerate.tracking import GeneralTracker
 from dde_kit.coordinator import DDE
 from dde_kit.decomposition import Tiling
 from dde_kit.denoising import denoising_loss
-from dde_kit.training import fit, read_whole, sample_many, share
+from dde_kit.training import fit, locked, read_whole, sample_many, share
 from test_training import NOISE, data, denoiser, same, stop_at, weights
 
 HERE = Path(__file__).parent
@@ -82,6 +82,9 @@ if what == 'fit':
 if what == 'stop':
     try: fit(denoiser(), stop_at(17), out=out/'run', **OPTS)
     except KeyboardInterrupt: pass
+if what == 'second':
+    try: fit(denoiser(), data, out=out/'run', **OPTS)
+    except ValueError as e: (out/f'second{T.team()[0]}').write_text(str(e))
 if what == 'nan':
     def bad(g, n): # one row, of the first process
         x0,y = data(g, n); x0[0] *= float('nan') if g.initial_seed() == 13 else 1
@@ -182,6 +185,13 @@ def test_nan_in_one_process_stops_all(tmp_path):
     launch(2, tmp_path, "nan")
     texts = [(tmp_path / f"nan{k}").read_text() for k in (0, 1)]
     assert texts[0] == texts[1] and "at step 13." in texts[0] and "after step 10" in texts[0]
+
+
+def test_all_processes_are_told_that_another_run_is_there(tmp_path):
+    with locked(tmp_path / "run"):
+        launch(2, tmp_path, "second")
+    texts = [(tmp_path / f"second{k}").read_text() for k in (0, 1)]
+    assert texts[0] == texts[1] and f"in use by another run (process {os.getpid()} on" in texts[0]
 
 
 # --- pieces, precision, compilation ---------------------------------------------------------------------------------
