@@ -32,7 +32,7 @@ try: import fcntl
 except ImportError: fcntl = None # Windows
 
 # %% ../nbs/06_training.ipynb #c004
-from .checks import check_canvas, check_choice, check_flag, check_integer, check_number
+from .checks import check_canvas, check_choice, check_flag, check_integer, check_number, plain_number
 from .denoising import denoising_loss
 from .sampling import sample
 
@@ -46,10 +46,10 @@ def stream(
     piece:int=0, # of the batch, where pieces need streams of their own
 )->torch.Generator:
     "The random numbers of one step: a function of its arguments, and of nothing that happened before."
-    check_integer('seed', seed, at_least=0, at_most=2**32-1, hint='Seeds that differ by 2**32 would draw the same numbers.')
-    check_integer('step', step, at_least=0, at_most=2**30-1)
+    seed = check_integer('seed', seed, at_least=0, at_most=2**32-1, hint='Seeds that differ by 2**32 would draw the same numbers.')
+    step = check_integer('step', step, at_least=0, at_most=2**30-1)
     check_choice('use', use, USES)
-    check_integer('piece', piece, at_least=0)
+    piece = check_integer('piece', piece, at_least=0)
     return torch.Generator().manual_seed((step + (USES[use]<<30) + 0x9E3779B9*seed + 0x85EBCA6B*piece) % 2**32)
 
 # %% ../nbs/06_training.ipynb #c016
@@ -276,6 +276,12 @@ def data_fingerprint(
         'that is stopped could not go on as it began: draw everything from the generator, or pass out=None.')
     return both(drawn)
 
+def _as_number(v):
+    "A number of numpy or torch, for JSON."
+    w = plain_number(v)
+    if w is v: raise TypeError(f'a {type(v).__name__} is no text, number, list or dict')
+    return w
+
 # %% ../nbs/06_training.ipynb #known-4
 def _plain(v): # can it be written down and compared?
     return v is None or isinstance(v, (bool, int, str)) or isinstance(v, float) and v == v or isinstance(v, (tuple, list)) and all(map(_plain, v))
@@ -365,7 +371,7 @@ class Run:
         if avg is not None and not isinstance(avg, EMA): raise ValueError(f'avg came as {type(avg).__name__}: give an `EMA` of these parameters, or None.')
         check_choice('keep', keep, ('last', 'best'))
         check_flag('main', main)
-        try: self.settings = json.loads(json.dumps(settings or {}))
+        try: self.settings = json.loads(json.dumps(settings or {}, default=_as_number))
         except (TypeError, ValueError) as e: raise ValueError(f'these settings cannot be written as JSON ({e}): give a dict of text, numbers, lists and dicts.') from None
         if not isinstance(self.settings, dict): raise ValueError(f'settings came as {type(settings).__name__}: give a dict.')
         self.params,self.opt,self.avg = params,opt,avg

@@ -10,6 +10,7 @@ import textwrap
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -160,6 +161,11 @@ def test_another_sigma_data_is_refused(tmp_path):
     refuses(tmp_path, D, data, "model.sigma_data: 0.5 there, 0.4 here")
     D.sigma_data, D.sigma_skip = 0.5, 0.1
     refuses(tmp_path, D, data, "model.sigma_skip: None there, 0.1 here")
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    begun(tmp_path, denoiser(), data, steps=np.int64(40), lr=np.float64(3e-3), seed=np.int32(0))
+    fit(denoiser(), data, out=tmp_path, **OPTS)
 
 
 def test_facts_of_a_script_are_compared(tmp_path):
