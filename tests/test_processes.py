@@ -17,7 +17,7 @@ from accelerate.tracking import GeneralTracker
 from dde_kit.coordinator import DDE
 from dde_kit.decomposition import Tiling
 from dde_kit.denoising import denoising_loss
-from dde_kit.training import fit, read_whole, sample_many, share
+from dde_kit.training import fit, locked, read_whole, sample_many, share
 from test_training import NOISE, data, denoiser, same, stop_at, weights
 
 HERE = Path(__file__).parent
@@ -58,6 +58,7 @@ def composite(seed=0):
 
 SCRIPT = """
 import sys; sys.path.insert(0, sys.argv[1])
+import dde_kit.training as T
 from test_processes import *
 out,what = Path(sys.argv[2]),sys.argv[3]
 torch.manual_seed(0)
@@ -76,12 +77,18 @@ if what == 'fit':
     one = sample_many(D, 1, (1, 8), seed=4, steps=6, S_churn=3.) # fewer samples than processes
     if T.team()[0] == 0:
         tensors = {f'{n}/{k}': p for n,m in dict(D=D, C=C.C, N=N).items() for k,p in m.named_parameters()}
-        T.save_whole(tensors | dict(x=x, one=one), out/'got.safetensors', dict(logs=[clockless(l) for l in (log, C_log, N_log)], team=T.team()[1]))
+        logs = [clockless(l) for l in (log, C_log, N_log)]
+        T.save_whole(tensors | dict(x=x, one=one), out/'got.safetensors', dict(logs=logs, team=T.team()[1]))
 if what == 'stop':
     try: fit(denoiser(), stop_at(17), out=out/'run', **OPTS)
     except KeyboardInterrupt: pass
+if what == 'second':
+    try: fit(denoiser(), data, out=out/'run', **OPTS)
+    except ValueError as e: (out/f'second{T.team()[0]}').write_text(str(e))
 if what == 'nan':
-    def bad(g, n): x0,y = data(g, n); x0[0] *= float('nan') if g.initial_seed() == 13 else 1; return x0,y # one row, of the first process
+    def bad(g, n): # one row, of the first process
+        x0,y = data(g, n); x0[0] *= float('nan') if g.initial_seed() == 13 else 1
+        return x0,y
     try: fit(denoiser(), bad, out=out/'run', **OPTS)
     except FloatingPointError as e: (out/f'nan{T.team()[0]}').write_text(str(e))
 """
@@ -113,9 +120,8 @@ def launch(processes, out, what):
         if not (again and "terminate called without an active exception" in r.stderr):
             break
         warnings.warn("a process was aborted at its end; once more")
-        shutil.rmtree(
-            out / "run", ignore_errors=True
-        )  # a thread of gloo has met the end of Python, after the script: seen once in forty runs before groups were closed
+        # a thread of gloo has met the end of Python, after the script: seen once in forty runs
+        shutil.rmtree(out / "run", ignore_errors=True)
     assert r.returncode == 0, r.stdout + r.stderr
 
 
@@ -181,6 +187,13 @@ def test_nan_in_one_process_stops_all(tmp_path):
     assert texts[0] == texts[1] and "at step 13." in texts[0] and "after step 10" in texts[0]
 
 
+def test_all_processes_are_told_that_another_run_is_there(tmp_path):
+    with locked(tmp_path / "run"):
+        launch(2, tmp_path, "second")
+    texts = [(tmp_path / f"second{k}").read_text() for k in (0, 1)]
+    assert texts[0] == texts[1] and f"in use by another run (process {os.getpid()} on" in texts[0]
+
+
 # --- pieces, precision, compilation ---------------------------------------------------------------------------------
 
 
@@ -217,7 +230,7 @@ def test_a_loss_without_rows_draws_anew_for_each_piece():
     "kw,words",
     [
         (dict(accumulate=7), "batch=6 cannot be cut into 7 pieces"),
-        (dict(keep="first"), "use 'last' or 'best'"),
+        (dict(keep="first"), "use one of last, best"),
         (dict(keep="best", held=None), "pass held="),
         (dict(precision="fp16"), "no, bf16, bf16-base"),
         (dict(precision="bf16-base"), "frozen base"),
@@ -305,7 +318,7 @@ def test_best_weights_survive_a_stop(stop, tmp_path):
 
 
 def test_stopped_at_random_steps_in_pieces(tmp_path):
-    "Stopped again and again, each time in another number of pieces, as if on other machines; with one number it is bit for bit."
+    "Stopped again and again, each time in another number of pieces; with one number it is bit for bit."
     D = denoiser()
     fit(D, data, accumulate=3, **OPTS)
     rng = random.Random(1)
@@ -390,7 +403,7 @@ def test_shares_are_all_and_nearly_equal(n):
 
 CHILD = textwrap.dedent("""
     "A run in pieces that keeps its best weights, in forked children that are killed until one of them comes through."
-    import sys; sys.path.insert(0, sys.argv[1])
+    import signal, sys, time; sys.path.insert(0, sys.argv[1])
     from test_processes import *
     torch.set_num_threads(1)
     out,rng,kills,seen = Path(sys.argv[2]),random.Random(3),0,[0]

@@ -47,10 +47,196 @@ def says(main, argv, capsys):
         ("maps --form {residual", "is no JSON object"),
         ("maps --form 3", "is no JSON object"),
         ("maps --hold --images 1 --steps 1", "name them with start"),
+        ("maps --start nowhere", "no trained denoiser 'nowhere/base'"),
+        ('maps --form {"colour":3}', "cannot be built with"),
     ],
 )
 def test_mistakes_in_training(argv, words, capsys):
     assert words in says(train.main, argv, capsys)
+
+
+def never(*args, **kw):
+    pytest.fail("data were made")
+
+
+@pytest.mark.parametrize(
+    "argv,words",
+    [
+        ("--steps 0", "steps=0 has to be a whole number of at least 1"),
+        ("--steps -5", "steps=-5"),
+        ("--images -64", "images=-64"),
+        ("--batch -1", "batch=-1"),
+        ("--seed -1", "seed=-1"),
+        ("--seed 4294967296", "seed=4294967296"),
+        ("--every 0", "every=0"),
+        ("--accumulate 0", "accumulate=0"),
+        ("--lr nan", "lr=nan"),
+        ("--lr -1", "lr=-1"),
+        ("--noise 0 0", "std of noise"),
+        ("--noise nan 1", "mean of noise"),
+        ("--noise 0 inf", "std of noise"),
+        ("--out FILE", "is a file"),
+        ("--out FILE/deep", "is a file"),
+        ("--out FOREIGN", "something else than a denoiser"),
+        ('--form {"colour":3}', "cannot be built with"),
+        ("--start nowhere", "no trained denoiser"),
+    ],
+)
+def test_mistakes_are_found_before_there_are_data(argv, words, capsys, monkeypatch, tmp_path):
+    from dde_kit import maps
+
+    monkeypatch.setattr(maps, "drawn", never)
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "foreign" / "dde").mkdir(parents=True)  # the last of the stages
+    (tmp_path / "foreign" / "dde" / "notes.txt").write_text("x")
+    argv = argv.replace("FILE", str(tmp_path / "file")).replace("FOREIGN", str(tmp_path / "foreign"))
+    if "--out" not in argv:
+        argv += f" --out {tmp_path / 'runs'}"
+    said = says(train.main, f"maps {argv}", capsys)
+    assert words in said and said.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied"), OSError(28, "No space left"), ImportError("no")]
+)
+def test_errors_of_the_system_end_in_one_line(error, capsys, monkeypatch, tmp_path):
+    from dde_kit import maps
+
+    def fail(*args, **kw):
+        raise error
+
+    monkeypatch.setattr(maps, "drawn", fail)
+    said = says(train.main, f"maps --out {tmp_path / 'runs'}", capsys)
+    assert str(error) in said and said.count("\n") == 1
+
+
+def test_another_run_is_told_before_there_are_data(capsys, monkeypatch, tmp_path):
+    import threading
+
+    from dde_kit import maps
+    from dde_kit.training import locked
+
+    monkeypatch.setattr(maps, "drawn", never)
+    ready, done = threading.Event(), threading.Event()
+
+    def run():
+        with locked(tmp_path / "dde-training"):
+            ready.set()
+            done.wait(60)
+
+    t = threading.Thread(target=run)
+    t.start()
+    ready.wait(60)
+    try:
+        assert "in use by another run" in says(train.main, f"maps --out {tmp_path}", capsys)
+    finally:
+        done.set()
+        t.join()
+
+
+def test_a_folder_with_a_shipped_name(tmp_path, monkeypatch, capsys):
+    "The coordinator is trained on the base beside it, not on the shipped one whose name is the same."
+    from dde_kit import maps
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(maps.PRESETS, "tiny", replace(maps.tiny, canvases=((96, 96),), side=96))
+    train.main(["maps", "--out", "maps-tiny", "--images", "4", *QUICK])
+    own = json.loads(Path("maps-tiny/base/config.json").read_text())["tensors"]
+    config = json.loads(Path("maps-tiny/dde/config.json").read_text())
+    assert config["base_tensors"] == own and config["base"] == "../base"
+    assert own != dde.load(dde.networks.WEIGHTS / "maps-tiny/base").config["tensors"]
+    assert all(
+        torch.equal(v, dde.load("maps-tiny/base").state_dict()[k])
+        for k, v in dde.load("maps-tiny/dde").D.state_dict().items()
+    )
+
+
+def test_trained_already_is_said_of_the_same_training_only(tmp_path, monkeypatch, capsys):
+    from dde_kit import maps
+
+    monkeypatch.setitem(maps.PRESETS, "tiny", replace(maps.tiny, canvases=((96, 96),), side=96))
+    line = f"maps --out {tmp_path / 'runs'} --images 4 --steps 2 --batch 2 --cpu"
+    train.main(line.split())
+    files = [
+        f for f in (tmp_path / "runs").rglob("*") if f.suffix in (".json", ".safetensors") and f.name != "call.json"
+    ]
+    before = {f: f.read_bytes() for f in files}
+    for change, words in (
+        (("images 4", "images 3"), "data: x0"),
+        (("steps 2", "steps 3"), "steps: 2 there, 3 here"),
+        (("batch 2", "batch 1"), "batch: 2 there, 1 here"),
+        (("--cpu", "--cpu --seed 1"), "seed: 0 there, 1 here"),
+        (("--cpu", "--cpu --noise 0 1"), "noise"),
+        (("--cpu", '--cpu --form {"sigma":1}'), "cannot be built"),
+        (("--cpu", '--cpu --stage base --form {"fine":16}'), "this is not the network|trained in another way"),
+    ):
+        with pytest.raises(SystemExit):
+            train.main(line.replace(*change).split())
+        assert any(w in capsys.readouterr().err for w in [words]) or "|" in words
+    assert {f: f.read_bytes() for f in files} == before
+    # the very same call needs no data; without the note of it they are made and compared
+    with monkeypatch.context() as m:
+        m.setattr(maps, "drawn", never)
+        train.main(line.split())
+    assert capsys.readouterr().out.count("trained already") == 2
+    for k in ("base", "dde"):
+        (tmp_path / "runs" / f"{k}-training" / "call.json").unlink()
+    train.main(line.split())
+    assert capsys.readouterr().out.count("trained already") == 2 and {f: f.read_bytes() for f in files} == before
+    # another base in its place
+    from safetensors.torch import load_file, save_file
+
+    at = tmp_path / "runs/base"
+    save_file({k: v + 1 for k, v in load_file(at / "model.safetensors").items()}, at / "model.safetensors")
+    config = json.loads((at / "config.json").read_text()) | dict(tensors=dde.networks._digest(at / "model.safetensors"))
+    (at / "config.json").write_text(json.dumps(config))
+    assert "model.base" in says(train.main, f"{line} --stage dde", capsys)
+
+
+def test_begun_on_other_data(tmp_path, monkeypatch, capsys):
+    "A stopped run is not continued with fewer images, nor on another file of the same name."
+    from dde_kit import maps
+
+    monkeypatch.setitem(maps.PRESETS, "tiny", replace(maps.tiny, side=96))
+    line = f"maps --stage base --out {tmp_path / 'runs'} --steps 2 --batch 2 --cpu"
+
+    def stopped(*args, **kw):
+        raise KeyboardInterrupt
+
+    def begin(more):
+        with monkeypatch.context() as m:
+            m.setattr(dde.networks, "save", stopped)
+            with pytest.raises(SystemExit) as e:
+                train.main(f"{line} {more}".split())
+        assert e.value.code == 130 and "goes on from the last checkpoint" in capsys.readouterr().err
+
+    begin("--images 4")
+    assert "data: x0" in says(train.main, f"{line} --images 3", capsys)
+    train.main(f"{line} --images 4".split())
+
+    p = maps.drawn(10, 96, 3)
+    for k, name in enumerate(("a", "b")):
+        (tmp_path / name).mkdir()
+        np.savez(tmp_path / name / "city.npz", map=p.map.numpy(), sat=p.sat.numpy() // (2 + k))
+    line = line.replace("runs", "real")
+    begin(f"--data {tmp_path}/a/city.npz")
+    assert "data: x0" in says(train.main, f"{line} --data {tmp_path}/b/city.npz", capsys)
+
+
+def test_without_a_home(tmp_path):
+    "HOME unset, and a user whom the machine does not know."
+    code = "import pwd\ndef unknown(*a): raise KeyError(*a)\npwd.getpwuid = pwd.getpwnam = unknown\n"
+    code += "from dde_kit import train, load\nload('clevr-tiny/base')\ntrain.main(['--help'])"
+    env = {k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR")}
+    r = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env=env | dict(PYTHONPATH=str(Path(dde.__file__).parent.parent), TMPDIR=str(tmp_path)),
+    )
+    assert r.returncode == 0 and "usage: python -m dde_kit.train" in r.stdout, r.stderr
 
 
 @pytest.mark.parametrize(
@@ -177,7 +363,6 @@ def test_clevr(tmp_path, capsys):
 
 
 def test_music(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("torchaudio")
     from dde_kit import music
 
     monkeypatch.setitem(music.PRESETS, "tiny", replace(music.tiny, pieces=4))
@@ -208,7 +393,6 @@ def test_music(tmp_path, monkeypatch, capsys):
 
 def test_training_goes_on_from_trained_weights(tmp_path, monkeypatch):
     "A second run begins where the first one ended, and says so."
-    pytest.importorskip("torchaudio")
     from dde_kit import music
 
     monkeypatch.setitem(music.PRESETS, "tiny", replace(music.tiny, pieces=4))
@@ -224,7 +408,6 @@ def test_training_goes_on_from_trained_weights(tmp_path, monkeypatch):
 
 def test_options_of_reading(tmp_path, capsys):
     "Sounds of another rate are converted when asked for; a domain without options says so."
-    pytest.importorskip("torchaudio")
     sf = pytest.importorskip("soundfile")
     from dde_kit import music
 
@@ -262,22 +445,35 @@ from dde_kit.train import domain_of
 domain,part = sys.argv[1:]
 m,_,p = domain_of(domain, 'paper')
 torch.manual_seed(0)
-size,y = dict(maps=((3, 96, 96), lambda n: torch.rand(n, 3, 96, 96)), clevr=((3, 64, 64), lambda n: torch.rand(n, 2, 2)), music=((4, p.length(2)) if domain == 'music' else None, None))[domain]
+music = domain == 'music'
+size,y = dict(maps=((3, 96, 96), lambda n: torch.rand(n, 3, 96, 96)),
+              clevr=((3, 64, 64), lambda n: torch.rand(n, 2, 2)),
+              music=((4, p.length(2)) if music else None, None))[domain]
 if part == 'rnn': size = (4, 2*p.patch)
-if part == 'base': size,y = dict(maps=((3, 64, 64), lambda n: torch.rand(n, 3, 64, 64)), clevr=((3, 64, 64), lambda n: torch.rand(n, 2)), music=((4, p.patch if domain == 'music' else 0), None))[domain]
+if part == 'base': size,y = dict(maps=((3, 64, 64), lambda n: torch.rand(n, 3, 64, 64)),
+                                 clevr=((3, 64, 64), lambda n: torch.rand(n, 2)),
+                                 music=((4, p.patch if music else 0), None))[domain]
 F = dict(maps=lambda: Tiling(64, 32), clevr=Repeat, music=lambda: m.layouts(p, part)[0])[domain]()
 net = m.build(p, part)
-kw = dict(getattr(p, dict(coordinator='fit').get(part, f'{part}_fit'))) | dict(steps=1, batch=1, progress=False, cpu=True)
+kw = dict(getattr(p, dict(coordinator='fit').get(part, f'{part}_fit')))
+kw |= dict(steps=1, batch=1, progress=False, cpu=True)
 data = lambda g, n: (p.sigma_data*torch.randn(n, *size, generator=g), y and y(n))
-if part == 'classifier': D,kw,data = net,kw | dict(loss=m.classifier_loss),lambda g, n: (torch.randn(n, *size, generator=g), torch.rand(n, 2))
-else: D,kw['noise'] = EDMDenoiser(net, p.sigma_data, p.sigma_skip) if part == 'base' else DDE(EDMDenoiser(m.build(p, 'base'), p.sigma_data, p.sigma_skip), F, net, chunk=1),LogNormal(*kw['noise'])
+dressed = lambda net: EDMDenoiser(net, p.sigma_data, p.sigma_skip)
+if part == 'classifier':
+    D,kw = net,kw | dict(loss=m.classifier_loss)
+    data = lambda g, n: (torch.randn(n, *size, generator=g), torch.rand(n, 2))
+else:
+    D = dressed(net) if part == 'base' else DDE(dressed(m.build(p, 'base')), F, net, chunk=1)
+    kw['noise'] = LogNormal(*kw['noise'])
 def done(): return round(time.time()-start),round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**20, 1)
 start = time.time(); log = fit(D, data, **kw); trained = done()
 start = time.time()
 if part == 'classifier': x = D(torch.zeros(1, *size))
 else: x = sample(D, (1, *size), y and y(1), seed=0, **p.sampler | dict(steps=1, solver='euler', S_churn=0))
 assert x.isfinite().all() and log[-1]['loss'] > 0
-print(f'{domain} {part}: {sum(v.numel() for v in net.parameters())/1e6:.1f}M parameters; a training step of one object {trained[0]} s, a sampling step {done()[0]} s, {trained[1]} GB at most')
+size = sum(v.numel() for v in net.parameters())/1e6
+print(f'{domain} {part}: {size:.1f}M parameters; a training step of one object {trained[0]} s, '
+      f'a sampling step {done()[0]} s, {trained[1]} GB at most')
 """
 
 
