@@ -232,7 +232,7 @@ class ViTCoordinator(nn.Module):
         if len(reach) != 2: raise ValueError(f'{reach=} has to be a pair: positions that a token reads, and writes, beyond its own.')
         for r in reach: check_integer('reach', r, at_least=0)
         if any(r % 2 for r in reach): raise ValueError(f'{reach=}: half of it lies on each side of a token, so both have to be even.')
-        for P in periods: check_integer('periods', P, at_least=1, hint='They are token widths after which something comes back.')
+        for P in periods: check_integer('periods', P, at_least=1, at_most=int(2**(16/ndim)), hint='They are token widths after which something comes back.')
         self.reach,self.periods = tuple(reach),tuple(map(int, periods))
         self.embed = linear((channels*(1+noisy) + (0 if two else cond_channels))*math.prod(k+reach[0] for k in self.p), hidden)
         if two: self.embed_y = linear(cond_channels*math.prod(self.q), hidden)

@@ -862,8 +862,8 @@ def trained(
     "The trained models of a preset that are there."
     if not isinstance(folder, (str, Path)) or not str(folder):
         raise ValueError(f"{folder=} has to be a folder, or the beginning of shipped names, e.g. 'music-tiny'.")
-    there = [k for k in PARTS if any((f/k/'config.json').exists() for f in (WEIGHTS/folder, Path(folder)))]
-    return {k: load(f'{folder}/{k}') for k in there}
+    top = Path(folder) if Path(folder).is_dir() else WEIGHTS/folder # a folder of the user's comes before shipped names
+    return {k: load(top/k) for k in PARTS if (top/k/'config.json').exists()}
 
 # %% ../nbs/10_music.ipynb #c046
 def check_power(

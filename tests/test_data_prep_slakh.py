@@ -653,7 +653,7 @@ def test_real_songs(tmp_path):
         slakh.synthesizer(type("A", (), dict(soundfont=None)))
     except PrepError:
         pytest.skip("no soundfont")
-    with open(SHARED / "midi" / "index.csv", newline="") as f:
+    with open(SHARED / "midi" / "index.csv", newline="", encoding="utf-8") as f:
         _, name = min((float(r["seconds"]), r["file"]) for r in csv.DictReader(f) if r["stems_present"] == "4")
     (tmp_path / "songs").mkdir()
     shutil.copy(SHARED / name, tmp_path / "songs")  # the shortest song with all four

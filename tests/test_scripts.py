@@ -142,8 +142,8 @@ def test_a_folder_with_a_shipped_name(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(maps.PRESETS, "tiny", replace(maps.tiny, canvases=((96, 96),), side=96))
     train.main(["maps", "--out", "maps-tiny", "--images", "4", *QUICK])
-    own = json.loads(Path("maps-tiny/base/config.json").read_text())["tensors"]
-    config = json.loads(Path("maps-tiny/dde/config.json").read_text())
+    own = json.loads(Path("maps-tiny/base/config.json").read_text(encoding="utf-8"))["tensors"]
+    config = json.loads(Path("maps-tiny/dde/config.json").read_text(encoding="utf-8"))
     assert config["base_tensors"] == own and config["base"] == "../base"
     assert own != dde.load(dde.networks.WEIGHTS / "maps-tiny/base").config["tensors"]
     assert all(
@@ -189,7 +189,9 @@ def test_trained_already_is_said_of_the_same_training_only(tmp_path, monkeypatch
 
     at = tmp_path / "runs/base"
     save_file({k: v + 1 for k, v in load_file(at / "model.safetensors").items()}, at / "model.safetensors")
-    config = json.loads((at / "config.json").read_text()) | dict(tensors=dde.networks._digest(at / "model.safetensors"))
+    config = json.loads((at / "config.json").read_text(encoding="utf-8")) | dict(
+        tensors=dde.networks._digest(at / "model.safetensors")
+    )
     (at / "config.json").write_text(json.dumps(config))
     assert "model.base" in says(train.main, f"{line} --stage dde", capsys)
 
@@ -316,7 +318,7 @@ def test_maps(pairs, tmp_path, monkeypatch, capsys):
     ]
     evaluate.main(ask + [str(tmp_path / "results")])
     shown, at = capsys.readouterr().out, tmp_path / "results" / "maps" / "tiny-cities" / "N96-n3-seed0"
-    table, facts = pd.read_csv(f"{at}.csv", index_col=0), json.loads(Path(f"{at}.json").read_text())
+    table, facts = pd.read_csv(f"{at}.csv", index_col=0), json.loads(Path(f"{at}.json").read_text(encoding="utf-8"))
     assert (
         list(table.index) == ["Concat", "MultiDiffusion", "DDE", "real"]
         and np.isfinite(table.FID).all()
@@ -331,7 +333,7 @@ def test_maps(pairs, tmp_path, monkeypatch, capsys):
     )
     evaluate.main(ask + [str(tmp_path / "half"), "--precision", "bf16"])
     half = tmp_path / "half" / "maps" / "tiny-cities" / "N96-n3-seed0"
-    assert json.loads(Path(f"{half}.json").read_text())["precision"] == "bf16"
+    assert json.loads(Path(f"{half}.json").read_text(encoding="utf-8"))["precision"] == "bf16"
     assert (pd.read_csv(f"{half}.csv", index_col=0).disagreement - table.disagreement).abs().max() < 1
 
 
