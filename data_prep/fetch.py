@@ -42,7 +42,7 @@ from .images import is_junk, open_image
 AGENT = "dde_kit-data_prep/0.1 (research; one request at a time)"
 AGAIN = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529}  # statuses that pass
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # the disk or the quota is full, the file too large
-INSTALL = "pip install -e '.[data]'"
+INSTALL = "pip install 'dde_kit[data]'"
 
 
 class PrepError(RuntimeError):

@@ -152,7 +152,7 @@ def mono(path, where=None):
         ) from None
     x = x[:at]
     top = np.abs(x).max(initial=0)
-    if top > 8 or top > 1 and (np.abs(x) > top / 4).sum() < 8:
+    if top > 10 or top > 1 and (np.abs(x) > top / 4).sum() < 8:
         k = int(np.abs(x).argmax())
         raise Unusable(f"{where}: {x[k]:.3g} at {place(k, rate)}; sound lies between -1 and 1, and this stands far out")
     return x, rate

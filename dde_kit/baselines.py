@@ -8,10 +8,10 @@ __all__ = ['check_chunk', 'check_decomposition', 'per_part', 'MultiDiffusion', '
 
 # %% ../nbs/03_baselines.ipynb #c003
 import itertools, math, torch
-from numbers import Real
 from torch import nn, Tensor
-from .checks import check_canvas, check_integer, check_number
-from .denoising import Wrapped, check_sigma
+from .checks import check_integer, check_number
+from .denoising import Wrapped, check_answer, check_sigma
+from .sampling import check_null, no_condition
 from .decomposition import Axis, Decomposition, Layout, Repeat, Tiling, SideBySide
 
 # %% ../nbs/03_baselines.ipynb #c008a
@@ -45,9 +45,9 @@ def per_part(
     if y is not None and tuple(y.shape[:2]) != (b, L): raise ValueError(f'{b} canvases of {L} parts need conditions of shape ({b}, {L}, ...), '
         f'one per part; got {tuple(y.shape)}.')
     args = parts.flatten(0, 1),sigma.repeat_interleave(L),None if y is None else y.flatten(0, 1)
-    if chunk is None or chunk >= b*L: return D(*args).unflatten(0, (b, L))
+    if chunk is None or chunk >= b*L: return check_answer('the base model', D(*args), args[0]).unflatten(0, (b, L))
     cuts = [[None]*math.ceil(b*L/chunk) if a is None else a.split(chunk) for a in args]
-    return torch.cat([D(*a) for a in zip(*cuts)]).unflatten(0, (b, L))
+    return torch.cat([check_answer('the base model', D(*a), a[0]) for a in zip(*cuts)]).unflatten(0, (b, L))
 
 # %% ../nbs/03_baselines.ipynb #c015
 class MultiDiffusion(Wrapped):
@@ -122,13 +122,12 @@ class RRR(Wrapped):
         chunk:int|None=None, # most copies in one call of `D`
     ):
         super().__init__(D)
-        if not (null is None or callable(null) or isinstance(null, Real)): raise ValueError(f'{null=!r} has to be None, a number to fill y with, or a function of y.')
-        self.w,self.null,self.chunk,self.F = check_number('w', w),null,check_chunk(chunk),Repeat()
+        self.w,self.null,self.chunk,self.F = check_number('w', w),check_null(null),check_chunk(chunk),Repeat()
 
     def forward(self, x, sigma, y=None):
         check_sigma(x, sigma)
         if y is None: return self.D(x, sigma, None)
-        empty = None if self.null is None else self.null(y[:,:1]) if callable(self.null) else torch.full_like(y[:,:1], self.null)
+        empty = None if self.null is None else no_condition(y[:,:1], self.null)
         ys = y if empty is None else torch.cat([empty, y], 1)
         each = per_part(self.D, self.F.layout(x.shape[2:], ys).split(x), sigma, ys, self.chunk)
         none,each = (self.D(x, sigma, None), each) if empty is None else (each[:,0], each[:,1:])

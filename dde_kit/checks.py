@@ -38,7 +38,8 @@ def check_number(
         if ok and (math.isfinite(v) or not finite):
             return v
     kind = 'finite number' if finite else 'number'
-    raise ValueError(f'{name}={value!r} has to be a {kind} {fits}'.rstrip() + f'. {hint}'.rstrip())
+    fits = f' {fits}'.replace(' at ', ' of at ', 1) if fits.startswith('at ') else f' {fits}'
+    raise ValueError(f'{name}={value!r} has to be a {kind}{fits}'.rstrip() + f'. {hint}'.rstrip())
 
 
 def check_integer(
@@ -63,12 +64,13 @@ def check_integer(
 def check_flag(
     name:str, # what the user calls it
     value, # what came
+    hint:str='', # what to do instead, a sentence
 )->bool:
     "True or False, and nothing that merely counts as one of them: the string 'false' counts as true."
     v = plain_number(value)
     if isinstance(v, bool):
         return v
-    raise ValueError(f'{name}={value!r} has to be True or False (in a command line of papermill: -p {name} True).')
+    raise ValueError(f'{name}={value!r} has to be True or False. {hint}'.rstrip())
 
 
 def check_choice(

@@ -342,6 +342,7 @@ def check_positions(
     if not isinstance(y, Tensor) or not y.is_floating_point(): raise ValueError(f'positions came as {type(y).__name__} {getattr(y, "dtype", "")}: a tensor of floats is needed')
     if y.ndim not in (2, 3) or y.shape[-1] != 2 or len(y) != b: raise ValueError(f'positions of shape {tuple(y.shape)} for {b} images: (b, 2) for one condition, (b, L, 2) for L of them')
     if 0 in y.shape: raise ValueError('no positions: give at least one per image, or y=None for images without a condition')
+    if (y.isnan().any(-1) != y.isnan().all(-1)).any(): raise ValueError('a position with one number and one NaN: NaN in both stands for no condition')
     out = y[~y.isnan()]
     if len(out) and (out.min() < 0 or out.max() > 1): raise ValueError(f'positions between {out.min().item():.3g} and {out.max().item():.3g}: x to the right and y up, both in [0, 1]; divide pixel coordinates by the side of the image')
     return y
@@ -621,7 +622,7 @@ def train_part(
     if part == 'classifier': D,batches,settings = net,scenes.batches(drop=0.),p.classifier_fit | dict(loss=classifier_loss)
     elif part == 'base': D,batches,settings = EDMDenoiser(net, p.sigma_data, p.sigma_skip),scenes.batches(),p.base_fit
     else: D,batches,settings = DDE(load(base), Repeat(), net),scenes.batches(p.most),p.fit
-    return fit_and_save(D, batches, out, f'clevr/{preset}/{part}', settings | changes, form=form, base=base, start=start, hold=hold, sampler=None if part == 'classifier' else p.sampler,
+    return fit_and_save(D, batches, out, f'clevr/{preset}/{part}', settings | changes | dict(facts=dict(data=checksum(scenes.images, *scenes.at)) | (changes.get('facts') or {})), form=form, base=base, start=start, hold=hold, sampler=None if part == 'classifier' else p.sampler,
         seed=seed, progress=progress, images=len(scenes))
 
 # %% ../nbs/20_clevr.ipynb #c056

@@ -208,8 +208,9 @@ class ViTCoordinator(nn.Module):
         theta:float=10000., # of the rotary positions
     ):
         super().__init__()
-        for k,v,least in (('channels', channels, 1), ('hidden', hidden, 1), ('depth', depth, 1), ('heads', heads, 1), ('ndim', ndim, 1),
-                          ('cond_channels', cond_channels, 0)): check_integer(k, v, at_least=least)
+        for k,v,least in (('channels', channels, 1), ('hidden', hidden, 1), ('heads', heads, 1), ('ndim', ndim, 1), ('cond_channels', cond_channels, 0)):
+            check_integer(k, v, at_least=least)
+        check_integer('depth', depth, at_least=1, at_most=1000)
         for k,v in dict(mlp_ratio=mlp_ratio, theta=theta, time_scale=time_scale).items(): check_number(k, v, above=0)
         if horizon is not None: check_number('horizon', horizon, above=0, hint='None: all tokens look at all.')
         for k,v in dict(residual=residual, weigh=weigh, noisy=noisy, trim=trim).items(): check_flag(k, v)
@@ -263,6 +264,7 @@ class ViTCoordinator(nn.Module):
         "The condition as this coordinator reads it, or an error that says what is wrong with it."
         if y is None or self.cond is None: return None
         if not isinstance(y, Tensor): raise ValueError(f'the condition came as {type(y).__name__}, and a tensor is needed: torch.as_tensor makes one of an array.')
+        if not y.is_floating_point(): raise ValueError(f'the condition came as {y.dtype}, and a picture of floating-point numbers is needed: metrics.unit(y) makes one of 8 bits.')
         if self.cond=='channels' and y.ndim != 3+self.ndim: y = F.split_y(y)
         want = (self.cond_channels, *F.size) if self.cond=='tokens' else (F.L, self.cond_channels, *F.patch)
         if tuple(y.shape[1:]) != want: raise ValueError(f'the condition has shape {tuple(y.shape)}; on a canvas of size {F.size} a '
@@ -372,9 +374,8 @@ class DDE(Wrapped):
         for k,f in dict(C=C, encode=encode).items():
             if not (callable(f) or f is None and k == 'encode'): raise ValueError(f'{k} came as {type(f).__name__}, and something that can be called is needed: '
                 + ('a coordinator C(parts, sigma, y, layout) -> parts.' if k == 'C' else 'a function of the condition, or None.'))
-        check_number('w', w)
-        check_number('above', above, at_least=0)
-        if among is not None: check_integer('among', among, at_least=1, hint='It is the number of parts that w is meant for.')
+        w,above = check_number('w', w),check_number('above', above, at_least=0)
+        if among is not None: among = check_integer('among', among, at_least=1, hint='It is the number of parts that w is meant for.')
         if space not in ('f', 'x0'): raise ValueError(f"{space=} is not known: use 'f' (normalised outputs) or 'x0' (denoised parts).")
         if sigma_data is None and getattr(D, 'sigma_data', None) is None: raise ValueError(f'the base denoiser ({type(D).__name__}) '
             'does not say its sigma_data: pass sigma_data=..., the standard deviation of the data it was trained on.')
@@ -412,7 +413,7 @@ class DDE(Wrapped):
             f'{tuple(f.shape)} and returned {tuple(agreed.shape) if isinstance(agreed, Tensor) else type(agreed).__name__}: it has to return parts of the same shape.')
         if self.w: agreed = agreed + self.weight(layout.L)*(agreed-f)*(sigma > self.above).reshape(-1, *[1]*x.ndim)
         merged = layout.merge(agreed).to(x.dtype)
-        return merged if self.space=='x0' else c_skip*x + c_out*merged
+        return merged if self.space=='x0' else (c_skip*x + c_out*merged).to(x.dtype)
 
 # %% ../nbs/05_coordinator.ipynb #chain-2
 class Chain(nn.Module):
@@ -420,7 +421,7 @@ class Chain(nn.Module):
     noisy = True
     def __init__(self, *coordinators):
         super().__init__()
-        if not coordinators or not all(isinstance(C, nn.Module) for C in coordinators): raise ValueError('a chain is made of one or more coordinators, each an nn.Module.')
+        if not coordinators or not all(isinstance(C, nn.Module) for C in coordinators): raise ValueError(f'a chain is made of one or more coordinators, each an nn.Module; got {[type(C).__name__ for C in coordinators]}.')
         self.coordinators = nn.ModuleList(coordinators)
 
     def forward(self,

@@ -10,7 +10,7 @@ __all__ = ['windows', 'starts', 'covers', 'Axis', 'cut', 'collect', 'Layout', 'D
 import torch, math
 from numbers import Integral
 from torch import Tensor
-from .checks import check_choice, check_integer
+from .checks import check_choice, check_flag, check_integer
 
 # %% ../nbs/02_decomposition.ipynb #c009
 def starts(
@@ -174,7 +174,7 @@ class Decomposition:
     )->Layout:
         "The parts of a canvas of this size (made once)."
         if isinstance(size, Integral) or not 1 <= len(size) <= 3: raise ValueError(f'{size=} of a canvas has to be a tuple of one to three whole numbers.')
-        k = tuple(check_integer(f'a side of {size=}', n, at_least=1) for n in size),self.count(y)
+        k = tuple(check_integer(f'size[{i}]', n, at_least=1) for i,n in enumerate(size)),self.count(y)
         if k not in self.layouts: self.layouts[k] = self.make(*k)
         return self.layouts[k]
     def count(self, y): return None
@@ -211,7 +211,8 @@ class Tiling(Decomposition):
         if any(s > p for p,s in zip(per_axis('patch', patch, n), per_axis('stride', stride, n))):
             raise ValueError(f'{stride=} is longer than {patch=} and would leave gaps: use a stride of at most the patch.')
         if window is not None: check_choice('window', window, [k for k in windows if k], hint='None: all positions count alike.')
-        self.patch,self.stride,self.strict,self.window = patch,stride,strict,window
+        plain = lambda v: tuple(map(int, v)) if isinstance(v, (tuple, list)) else int(v) # of numpy's whole numbers, too
+        self.patch,self.stride,self.strict,self.window = plain(patch),plain(stride),check_flag('strict', strict),window
 
     def make(self, size, count=None):
         "The layout of a canvas of this size."

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 # %% ../nbs/30_maps.ipynb #c004
-from .checks import check_choice, check_integer, check_number
+from .checks import check_canvas, check_choice, check_integer, check_number
 from .denoising import *
 from .sampling import *
 from .decomposition import *
@@ -352,7 +352,9 @@ class MapUNet(nn.Module):
         except ImportError: raise ImportError("the paper's base network needs denoising-diffusion-pytorch==1.9.4: pip install 'dde_kit[paper]'") from None
         self.unet = Unet(channels=6, out_dim=3, **kwargs)
 
-    def forward(self, x, c_noise, y): return self.unet(torch.cat([x, y], 1), c_noise)
+    def forward(self, x, c_noise, y):
+        check_canvas('the map', y, axes=2)
+        return self.unet(torch.cat([x, y], 1), c_noise)
 
 # %% ../nbs/30_maps.ipynb #c043
 def build(
@@ -393,7 +395,7 @@ def train_part(
     net = build(p, part, **(form or {}))
     if part == 'base': D,sizes,settings = EDMDenoiser(net, sigma_data or p.sigma_data, p.sigma_skip),[(p.patch,)*2],p.base_fit
     else: D,sizes,settings = DDE(load(base), Tiling(p.patch, p.stride), net),canvases or p.canvases,p.fit
-    return fit_and_save(D, pairs.crops(*sizes), out, f'maps/{preset}/{part}', settings | changes, form=form, base=base, start=start, hold=hold, sampler=p.sampler,
+    return fit_and_save(D, pairs.crops(*sizes), out, f'maps/{preset}/{part}', settings | changes | dict(facts=dict(data=checksum(pairs.map, pairs.sat)) | (changes.get('facts') or {})), form=form, base=base, start=start, hold=hold, sampler=p.sampler,
         seed=seed, progress=progress, images=len(pairs))
 
 # %% ../nbs/30_maps.ipynb #c049

@@ -12,7 +12,7 @@ __all__ = ['stats', 'ENOUGH', 'INCEPTION', 'INCEPTION_URL', 'looks', 'as_numbers
            'memory', 'read_arrays', 'save_run', 'revision']
 
 # %% ../nbs/07_metrics.ipynb #c004
-import hashlib, json, math, os, platform, shutil, subprocess, tempfile, zipfile
+import hashlib, json, math, os, platform, subprocess, tempfile, zipfile
 from contextlib import contextmanager
 from importlib import resources
 from itertools import combinations
@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np, torch
 from torch import nn
 import torch.nn.functional as nnf
-from .checks import check_canvas, check_choice, check_flag, check_integer, check_number
+from .checks import check_choice, check_flag, check_integer, check_number
 
 # %% ../nbs/07_metrics.ipynb #c010
 def as_numbers(
@@ -700,7 +700,8 @@ def read_arrays(
                 except Exception as e: raise ValueError(f'{k!r}: {str(e)[:160] or type(e).__name__}') from None
     except Exception as e: raise bad(e) from None
     if missing := [k for k in needed if k not in claims]:
-        raise ValueError(f'{path} holds {sorted(inside)[:20]}, but {" and ".join(map(repr, needed))} are needed')
+        raise ValueError(f'{path} holds {sorted(inside)[:20]}, and {" and ".join(map(repr, missing))} {"is" if len(missing) == 1 else "are"} missing: '
+                         f'{" and ".join(map(repr, needed))} are needed')
     size = sum(math.prod(s)*d.itemsize for s,d in claims.values())
     if size > memory(): raise ValueError(f'the arrays in {path} take {size/1e9:.3g} GB, this machine has {memory()/1e9:.3g} GB: prepare fewer or smaller ones')
     if check: check(claims)

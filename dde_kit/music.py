@@ -18,6 +18,7 @@ __all__ = ['TICK', 'MOST_RATE', 'MOST_SAMPLES', 'tiny', 'small', 'paper', 'PRESE
 
 # %% ../nbs/10_music.ipynb #c003
 import base64
+import hashlib
 import io
 import json
 import math
@@ -39,7 +40,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 # %% ../nbs/10_music.ipynb #c004
-from .checks import check_canvas, check_choice, check_flag, check_integer, check_number, plain_number
+from .checks import check_canvas, check_choice, check_flag, check_integer, check_number
 from .denoising import *
 from .sampling import *
 from .decomposition import *
@@ -430,6 +431,7 @@ class Tracks:
 
     def __len__(self): return len(self.x)
     def lengths(self): return [self.x.shape[-1]]*len(self.x) # samples of each track
+    def checksum(self): return checksum(self.x) # of all samples
     def read(self, i, at, n): return unit(self.x[i,:,at:at+n]) # (4, n)
     def take(self, i, at, n): return unit(self.x.unfold(-1, n, 1)[i.to(self.x.device),:,at.to(self.x.device)]) # (k, 4, n), one per row of `i` and `at`
 
@@ -527,6 +529,21 @@ class Folder(Tracks):
         self.said = set()
         self.tell = lambda what, once=None: (once or what) in self.said or self.said.add(once or what) or say(what)
         self.tracks = [self.look(Path(t)) for t in tracks]
+
+    def checksum(self):
+        "Of the size of every file and 64 pieces of it: to read all of them would take too long."
+        h = hashlib.sha256()
+        for files,rate,_ in self.tracks:
+            for stem,file in files.items():
+                h.update(f'{stem} {rate} '.encode())
+                if file is None: continue
+                with open(file, 'rb') as f:
+                    size = f.seek(0, 2)
+                    h.update(f'{size} '.encode())
+                    for k in range(64):
+                        f.seek(max(0, size-2**12)*k//63)
+                        h.update(f.read(2**12))
+        return h.hexdigest()[:32]
 
     def find(self, folder):
         "The file of every stem, whatever the case of its name; None where there is none."
@@ -843,7 +860,7 @@ def train_part(
     batches,held = tracks.crops(*sizes),held and held.crops(sizes[-1])
     settings = dict(base=p.base_fit, coordinator=p.fit, rnn=p.rnn_fit, rnn_overlap=p.rnn_overlap_fit, spectral=p.spectral_fit)[part]
     if settings is None: raise ValueError(f'the preset {preset} has no {part!r}: it is not in the paper; take tiny or small.')
-    settings = settings | changes
+    settings = settings | changes | dict(facts=dict(data=tracks.checksum()) | (changes.get('facts') or {}))
     if np.shape(settings['noise']) != (2,): raise ValueError(f"noise={settings['noise']!r} has to be a pair, mean and standard deviation of ln sigma.")
     settings['noise'] = check_number('noise[0]', settings['noise'][0]),check_number('noise[1]', settings['noise'][1], above=0)
     base_model = None if part == 'base' else load(base)
@@ -990,7 +1007,7 @@ def pictures(
     for k,x in tracks.items(): check_sound(f'tracks[{k!r}]', x, samples=p.patch, peak=PEAK)
     i = check_integer('i', i, at_least=0, at_most=min(map(len, tracks.values()))-1)
     import matplotlib.pyplot as plt
-    fig,axes = plt.subplots(2*len(tracks), 1, figsize=(8, 1.2*len(tracks)), dpi=60, height_ratios=[1, 3]*len(tracks), sharex=True, layout='constrained')
+    fig,axes = plt.subplots(2*len(tracks), 1, figsize=(8, 1.2*len(tracks)), dpi=56, height_ratios=[1, 3]*len(tracks), sharex=True, layout='constrained')
     for (k,x),top,ax in zip(tracks.items(), axes[::2], axes[1::2]):
         m = mono(x[i:i+1])[0,:int(seconds*p.sample_rate)]; end = len(m)/p.sample_rate
         step = max(1, len(m)//1500)

@@ -256,6 +256,7 @@ def _check_input(net, x, c_noise, y):
     fits = show((len(x), net.cond_channels, *x.shape[2:]))
     if y is None: raise ValueError(f'this network is conditional and y is None: give a condition of shape {fits}.')
     if not isinstance(y, Tensor): raise ValueError(f'the condition came as {type(y).__name__}: give a tensor of shape {fits}.')
+    if not y.is_floating_point(): raise ValueError(f'the condition came as {y.dtype}, and floating-point numbers are needed: metrics.unit(y) makes them of 8 bits.')
     if show(y.shape) != fits: raise ValueError(f'the condition has the shape {show(y.shape)}, and with x of shape {show(x.shape)} it has to be '
         f'{fits}: one row per sample, {net.cond_channels} channels, the size of the object.')
 
@@ -601,7 +602,10 @@ def _base_of(D, folder, base):
         raise ValueError(f'the base of this composite is not the one in {found}: save the base first, and name its folder with `base=`.')
     short = found.is_relative_to(WEIGHTS) and not folder.is_relative_to(WEIGHTS)
     name = found.relative_to(WEIGHTS) if short else Path(os.path.relpath(found, folder))
-    return dict(base=name.as_posix(), base_tensors=config['tensors'])
+    sigma = [float(D.sigma_data), D.sigma_skip]
+    if sigma != [config['sigma_data'], config.get('sigma_skip')]: raise ValueError(f'the base of this composite has sigma_data and sigma_skip {sigma}, '
+        f'and the one in {found} has {[config["sigma_data"], config.get("sigma_skip")]}: save the base again, and name its folder with `base=`.')
+    return dict(base=name.as_posix(), base_tensors=config['tensors'], base_sigma=sigma)
 
 # %% ../nbs/08_networks.ipynb #c106
 def _denoiser(config, net):
@@ -627,6 +631,9 @@ def _base_folder(folder, config):
 def _composite(folder, config, C, base):
     "A loaded coordinator on the base that it was trained on."
     from dde_kit.coordinator import DDE
+    sigma = [base.sigma_data, base.sigma_skip]
+    if config.get('base_sigma', sigma) != sigma: raise ValueError(f'{folder} was made for a base with sigma_data and sigma_skip {config["base_sigma"]}, '
+        f'and its base now says {sigma}: one of the two config.json was changed. Copy both folders again.')
     try: F = _decomposition(config['tiling'])
     except (ValueError, TypeError) as e: raise ValueError(f'{folder} names parts that cannot be cut ({e}): config.json was changed. Copy the folder again.') from None
     return DDE(base, F, C, sigma_data=config['sigma_data'], space=config.get('space', 'f'), **config.get('guidance', {}))
@@ -688,6 +695,9 @@ def _prepared(D, folder, network, overrides, sampler, clamp, base, dtype, traine
     folder,overrides = _check_path('folder', folder).resolve(),dict(overrides or {})
     net,kind = _network_of(D); _free(folder); _check_dtype(dtype); _check_clamp(clamp)
     if sampler is not None and not isinstance(sampler, dict): raise ValueError(f'{sampler=} has to be a dict of settings of `sample`, e.g. dict(steps=50).')
+    if sampler and kind != 'network':
+        from dde_kit.sampling import sampler_settings
+        sampler_settings(None, **sampler)
     wrong = _misfit(net.state_dict(), build(network, device='meta', **overrides))
     if wrong: raise ValueError(f'this is not the network that build({network!r}) makes with {overrides=}: {wrong}. '
         'Name its own preset, and what was changed in it.')
@@ -777,7 +787,7 @@ def fit_and_save(
 )->Path: # where `load` finds it
     "Train one part of a domain, from its last checkpoint if there is one, and save it."
     from dde_kit.denoising import LogNormal
-    from dde_kit.training import check_settings, check_writable, fit, locked, model_facts, other_run, data_fingerprint, team, together
+    from dde_kit.training import check_settings, check_writable, differences, fit, locked, other_run, team, together
     began = perf_counter()
     out = _check_path('out', out)
     check_flag('hold', hold)
@@ -791,6 +801,7 @@ def fit_and_save(
     beside = out.with_name(f'{out.name}-training')
     check_settings(**{k: v for k,v in settings.items() if k not in ('seed', 'out', 'held', 'progress')}, data=batches, seed=seed, held=held, progress=progress, out=beside); check_writable(out)
     if guidance is not None and not (isinstance(guidance, dict) and guidance.keys() <= {'w', 'above', 'among'}): raise ValueError(f'{guidance=} has to be a dict of w, above and among.')
+    for k,v in (guidance or {}).items(): guidance = guidance | {k: v if k == 'among' and v is None else check_integer(k, v, at_least=1) if k == 'among' else check_number(k, v)}
     if hold and not start: raise ValueError('hold=True leaves trained weights as they are, and there are none: name them with start=.')
     if start:
         first = load(start)
@@ -803,6 +814,11 @@ def fit_and_save(
     with locked(beside, team()[0] == 0):
         if (out/'config.json').exists() and (was := _read_config(out).get('run')) is not None:
             if d := other_run(was, run): raise ValueError(f'{out} holds a model that was trained in another way ({d}): choose another folder, or remove this one and {beside}.')
+            there,was,asked = _read_config(out),{},{}
+            for k,v in (guidance or {}).items():
+                if k == 'w' or guidance.get('w'): was[k],asked[k] = there.get('guidance', {}).get(k, None if k == 'among' else 0.),v
+            if sampler is not None: was['sampler'],asked['sampler'] = there['sampler'],sampler
+            if d := differences(was, json.loads(json.dumps(asked))): raise ValueError(f'{out} holds this model with other settings for sampling ({d}): save it again with those, or choose another folder.')
             load(out) # is it whole, and on its base?
             return out.resolve()
         log = fit(D, batches, seed=seed, out=beside, held=held, progress=progress, **settings)

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['SOLVERS', 'DEFAULTS', 'slope_of', 'karras_sigmas', 'euler', 'heun', 'unit_noise', 'churned', 'sampler_settings',
-           'check_shape', 'check_condition', 'sample', 'Guided']
+           'check_shape', 'check_condition', 'sample', 'check_null', 'no_condition', 'Guided']
 
 # %% ../nbs/01_sampling.ipynb #c002
 import math
 from itertools import pairwise
+from numbers import Real
 
 import numpy as np
 import torch
@@ -16,8 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 # %% ../nbs/01_sampling.ipynb #c003
-from .checks import check_canvas, check_choice, check_integer, check_number
-from .denoising import Wrapped
+from .checks import check_canvas, check_choice, check_integer, check_number, plain_number
+from .denoising import Wrapped, check_answer, check_sigma
 
 # %% ../nbs/01_sampling.ipynb #c009
 def slope_of(
@@ -27,9 +28,7 @@ def slope_of(
     "The right-hand side of the probability-flow ODE (eq. 3) as a function of the state and one level for all samples."
     def slope(x, s):
         x0 = D(x, torch.full((len(x),), s, dtype=x.dtype, device=x.device), y)
-        if x0.shape != x.shape: raise ValueError(f'the denoiser was given x of shape {tuple(x.shape)} and returned {tuple(x0.shape)}: '
-                                                 'it must return an estimate of x, of the same shape.')
-        return (x - x0)/s
+        return (x - check_answer('the denoiser', x0, x))/s
     return slope
 
 # %% ../nbs/01_sampling.ipynb #c014
@@ -112,6 +111,7 @@ def sampler_settings(
     for k in ('S_churn', 'S_noise'):
         check_number(k, s[k], at_least=0, hint='S_churn=0: no fresh noise; S_noise=1: exactly what the level asks for.')
     for k in ('S_min', 'S_max'): check_number(k, s[k], finite=False)
+    karras_sigmas(*[s[k] for k in ('steps', 'sigma_min', 'sigma_max', 'rho')])
     if not s['S_min'] <= s['S_max']: raise ValueError(f"fresh noise is added where S_min <= sigma <= S_max, got S_min={s['S_min']} and S_max={s['S_max']}: swap them.")
     return s
 
@@ -123,7 +123,7 @@ def check_shape(
     try: s = tuple(shape)
     except TypeError: s = ()
     if not 3 <= len(s) <= 5: raise ValueError(f'{shape=} has to be (b, c, *size): the number of samples, channels, and one to three sides.')
-    return tuple(check_integer(f'a side of {shape=}', n, at_least=1) for n in s)
+    return tuple(check_integer(f'shape[{i}]', n, at_least=1, hint=f'The shape was {s}.') for i,n in enumerate(s))
 
 def check_condition(
     y, # conditions, one row per sample, or None
@@ -136,6 +136,7 @@ def check_condition(
                                                    'torch.as_tensor makes one of an array.')
     if y.ndim == 0 or len(y) != rows: raise ValueError(f'{rows} samples need {rows} conditions, got y of shape {tuple(y.shape)}: '
                                                        'give y one row per sample.')
+    if y.is_complex(): raise ValueError('y came as complex numbers: make two channels of the real and the imaginary part.')
     return y.to(x.device, x.dtype) if y.is_floating_point() else y.to(x.device)
 
 # %% ../nbs/01_sampling.ipynb #c043
@@ -182,6 +183,25 @@ def sample(
             'the starting noise, the condition or the denoiser is not finite; look at D(x, sigma, y) at that level.')
     return x
 
+# %% ../nbs/01_sampling.ipynb #c070b
+def check_null(
+    null, # None, a number, or a function of the condition
+):
+    "What stands for no condition."
+    null = plain_number(null)
+    if null is None or callable(null) or isinstance(null, Real) and not isinstance(null, bool): return null
+    raise ValueError(f'{null=!r} has to be None, a number to fill y with, or a function of y.')
+
+def no_condition(
+    y:Tensor, # conditions
+    null, # a number or a function, see `check_null`
+)->Tensor: # of the shape of `y`
+    "Conditions that say nothing."
+    none = null(y) if callable(null) else torch.full_like(y, null if y.is_floating_point() or math.isfinite(null) else 0)
+    if not callable(null) and not y.is_floating_point() and none.flatten()[0].item() != null:
+        raise ValueError(f'{null=} is no value that conditions of type {y.dtype} can have: use another, or y.float().')
+    return check_answer('the function null', none.float(), y.float()).to(none.dtype)
+
 # %% ../nbs/01_sampling.ipynb #c071
 class Guided(Wrapped):
     "Guidance: away from what the model would do without the condition (eq. 6), or from what a weaker model does (autoguidance, arXiv:2406.02507)."
@@ -199,15 +219,14 @@ class Guided(Wrapped):
         above,below = check_number('above', above),check_number('below', below, finite=False)
         if weak is not None and not callable(weak): raise ValueError(f'weak came as {type(weak).__name__}, and a denoiser of the same data is needed.')
         if not 0 <= above < below: raise ValueError(f'guidance acts where above < sigma <= below, got {above=} and {below=}: take 0 <= above < below.')
-        self.w,self.null,self.weak,self.above,self.below = w,null,weak,above,below
+        self.w,self.null,self.weak,self.above,self.below = w,check_null(null),weak,above,below
 
     def forward(self, x, sigma, y=None):
+        check_sigma(x, sigma)
         w,everywhere = self.w,self.above == 0 and self.below == math.inf
         if not everywhere: w = (w*((sigma > self.above) & (sigma <= self.below))).to(x.dtype).reshape(-1, *[1]*(x.ndim-1))
         if (y is None and self.weak is None) or not (w if everywhere else w.any()): return self.D(x, sigma, y)
         if self.weak is not None: cond,free = self.D(x, sigma, y),self.weak(x, sigma, y)
         elif self.null is None: cond,free = self.D(x, sigma, y),self.D(x, sigma, None)
-        else:
-            none = self.null(y) if callable(self.null) else torch.full_like(y, self.null)
-            cond,free = self.D(torch.cat([x, x]), torch.cat([sigma, sigma]), torch.cat([y, none])).chunk(2)
-        return (1+w)*cond - w*free
+        else: cond,free = self.D(torch.cat([x, x]), torch.cat([sigma, sigma]), torch.cat([y, no_condition(y, self.null)])).chunk(2)
+        return (1+w)*check_answer('the denoiser', cond, x) - w*check_answer('what it is led away from', free, x)

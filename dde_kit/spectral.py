@@ -59,9 +59,10 @@ class SpectralCoordinator(nn.Module):
         F:Layout, # where the parts lie
     )->Tensor: # (b, L, c, size) parts that were heard together
         "`C` of equation 4."
-        c,c_noise,want = self.channels,sigma.log()/4,(F.L, 2*self.channels, *F.patch)
+        c,c_noise = self.channels,sigma.log()/4
         if not isinstance(F, Layout) or not isinstance(parts, Tensor) or not parts.is_floating_point(): raise ValueError('a coordinator takes real '
             f'floating-point parts and their Layout, and got {getattr(parts, "dtype", type(parts).__name__)} and {type(F).__name__}.')
+        want = F.L,2*self.channels,*F.patch
         if F.n != 1 or tuple(parts.shape[1:]) != want: raise ValueError(f'on {F} this coordinator reads parts of shape (b, {", ".join(map(str, want))}) along one axis, '
             f'got {tuple(parts.shape)}: cut them with the layout that is passed along.')
         canvas = F.merge(parts)

@@ -15,7 +15,7 @@ from typing import Callable
 
 # %% ../nbs/51_train.ipynb #c004
 import dde_kit
-from .checks import check_choice, check_flag, check_integer, check_number
+from .checks import check_flag, check_integer, check_number
 from .metrics import unit
 from .networks import _find, _free, _read_config, build, place
 from .training import PRECISIONS, check_path, check_settings, check_writable, differences, check_unused, fit, replace_whole, team
@@ -219,6 +219,9 @@ def main(argv=None):
     reading = how_to_read(o)
     try: train(*whole, reading=reading, **{k: v for k,v in o.items() if v is not None})
     except (ValueError, OSError, ImportError, FloatingPointError) as e: p.exit(2, f'{p.prog}: {" ".join(str(e).split())}\n')
+    except (MemoryError, RuntimeError) as e:
+        if isinstance(e, RuntimeError) and 'memory' not in str(e): raise
+        p.exit(2, f'{p.prog}: there is not enough memory ({" ".join(str(e).split())[:160]}): use a smaller batch or network\n')
     except KeyboardInterrupt: p.exit(130, f'{p.prog}: stopped; the same line again goes on from the last checkpoint\n')
 
 # %% ../nbs/51_train.ipynb #c023

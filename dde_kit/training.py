@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['USES', 'SCHEDULES', 'APART', 'PRECISIONS', 'stream', 'draw', 'beside', 'trainable', 'constant', 'cosine', 'EMA',
            'check_path', 'replace_whole', 'tensor_digest', 'save_whole', 'read_whole', 'fingerprint',
-           'same_fingerprint', 'data_fingerprint', 'model_facts', 'differences', 'other_run', 'save_csv', 'Run', 'team',
-           'share', 'gather', 'together', 'check_writable', 'check_unused', 'locked', 'sample_many', 'Objective',
-           'accelerator', 'tuned', 'broken', 'check_settings', 'describe', 'fit']
+           'same_fingerprint', 'data_fingerprint', 'function_words', 'model_facts', 'differences', 'other_run',
+           'save_csv', 'Run', 'team', 'share', 'gather', 'together', 'check_writable', 'check_unused', 'locked',
+           'sample_many', 'Objective', 'accelerator', 'tuned', 'broken', 'check_settings', 'describe', 'fit']
 
 # %% ../nbs/06_training.ipynb #c003
 import atexit, csv, gc, hashlib, json, math, os, socket, threading, time
@@ -241,7 +241,7 @@ def fingerprint(
     rows:list, # tensors
     most:int=16_384, # numbers of each that are looked at, evenly spaced
 )->dict: # text and numbers for JSON
-    "What tells data apart: shapes, how many numbers are not finite, mean, root mean square, and four sums with signs drawn by lot."
+    "What tells data apart: shapes, how many numbers are not finite, mean, root mean square, and four random projections."
     if not rows or not all(isinstance(r, Tensor) for r in rows): raise ValueError('a fingerprint is made of a list of tensors, and it has to hold one at least.')
     check_integer('most', most, at_least=1)
     flat = [r.detach().flatten() for r in rows]
@@ -286,6 +286,12 @@ def _as_number(v):
 def _plain(v): # can it be written down and compared?
     return v is None or isinstance(v, (bool, int, str)) or isinstance(v, float) and v == v or isinstance(v, (tuple, list)) and all(map(_plain, v))
 
+def function_words(f):
+    "A function in words: its name, and the names and plain constants in it. Two that differ in nothing of this count as the same."
+    code = getattr(f, '__code__', None)
+    inside = [*code.co_names, *(repr(c) for c in code.co_consts if isinstance(c, (int, float, str)))] if code else []
+    return f'{f.__module__}.{f.__qualname__}({", ".join(inside)})'[:500]
+
 APART = {'training', 'chunk', 'sampler', 'clamp', 'config', 'folder'} # attributes that make no model another
 
 def model_facts(
@@ -295,7 +301,9 @@ def model_facts(
     modules = dict(model.named_modules()) if isinstance(model, nn.Module) else {'': model}
     found,fixed = {},{}
     def look(path, thing, deeper):
-        if type(thing).__module__.startswith('torch.nn.'): own = {k:v for k,v in vars(thing).items() if k == 'p'} # of dropout
+        own = {}
+        if callable(thing) and hasattr(thing, '__qualname__'): found[path or 'kind'] = function_words(thing)
+        elif type(thing).__module__.startswith('torch.nn.'): found[path or 'kind'] = f'{type(thing).__name__}({thing.extra_repr() if isinstance(thing, nn.Module) else ""})'
         else:
             own = {k:v for k,v in getattr(thing, '__dict__', {}).items() if not k.startswith('_') and k not in APART}
             found[path or 'kind'] = type(thing).__name__
@@ -335,7 +343,7 @@ def other_run(
     "In what two runs differ, in words."
     def words(s):
         if not isinstance(s, dict) or not isinstance(s.get('x0'), dict): return s
-        return '; '.join(f'{k} {v["shapes"]}, mean {v["numbers"][0]:.4g}, rms {v["numbers"][1]:.4g}, mark {v["numbers"][2]:.4g}' for k,v in s.items() if v)
+        return '; '.join(f'{k} {v["shapes"]}, mean {v["numbers"][0]:.4g}, rms {v["numbers"][1]:.4g}, projection {v["numbers"][2]:.4g}' for k,v in s.items() if v)
     same = [k for k in ('data', 'held') if same_fingerprint(there.get(k), here.get(k))]
     a,b = ({k:words(v) if k in ('data', 'held') else v for k,v in s.items() if k not in same} for s in (there, here))
     return differences(a, b)
@@ -613,6 +621,7 @@ def sample_many(
     if finish is not None and not callable(finish): raise ValueError(f'finish came as {type(finish).__name__}: give a function of a batch of samples, or None.')
     if y is not None and (not hasattr(y, '__len__') or len(y) != n): raise ValueError(f'{n} samples need {n} conditions, '
         f'and y came as {tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__}: give one row per sample.')
+    if own := sorted({'x', 'first'} & {*sampler}): raise ValueError(f'{own[0]}= is for `sample`: here the noise of sample k follows from seed and k, give seed= instead.')
     mine,out = share(n),[]
     for i in range(mine.start, mine.stop, batch):
         b = min(batch, mine.stop-i)
@@ -735,7 +744,9 @@ def _check_denoiser(D, noise, loss):
 
 def describe(noise):
     "The name and the numbers of a distribution, for the checkpoint."
-    return noise and [type(noise).__name__, {k:v for k,v in getattr(noise, '__dict__', {}).items() if _plain(v)}]
+    own = getattr(noise, '__dict__', {})
+    tensors = {k:v for k,v in own.items() if isinstance(v, Tensor)}
+    return noise and [type(noise).__name__, {k:v for k,v in own.items() if _plain(v)} | (dict(tensors=tensor_digest(tensors)[:16]) if tensors else {})]
 
 # %% ../nbs/06_training.ipynb #c072
 def fit(
@@ -770,7 +781,10 @@ def fit(
 )->list: # the log, a dict per row
     "Train what is trainable in `D` (eq. 1; eq. 5 when it is composite); leaves the averaged weights in it."
     check_settings(**{k:v for k,v in locals().items() if k != 'D'}); _check_denoiser(D, noise, loss)
+    lr,betas,clip = float(lr),tuple(map(float, betas)),None if clip is None else float(clip) # what NumPy and torch call numbers, too
     acc,params = accelerator(cpu, precision, accumulate, tracker, out),trainable(D)
+    if low := next((k for k,p in params.items() if p.dtype in (torch.float16, torch.bfloat16)), None): raise ValueError(f'{low} is stored as {params[low].dtype}, '
+        "where small steps are rounded away: keep the weights in float32, model.float(), and compute in bfloat16 with precision='bf16'.")
     W,m = acc.num_processes,acc.gradient_accumulation_steps
     if batch < W*m: raise ValueError(f'{batch=} cannot be cut into {W*m} pieces (processes: {W}, accumulate: {m}): each needs a row.')
     goal = Objective(D, loss or (lambda D, x0, y, g, rows: denoising_loss(D, x0, y, noise, g, pools, rows)))
@@ -778,7 +792,7 @@ def fit(
     opt = torch.optim.Adam(params.values(), lr=lr, betas=betas)
     avg = EMA(params, **(ema if isinstance(ema, dict) else {})) if ema else None
     half = precision if precision == 'bf16-base' else acc.mixed_precision
-    other = dict(loss=loss and getattr(loss, '__name__', type(loss).__name__), precision=half if half != 'no' else None) | (
+    other = dict(loss=loss and (function_words(loss) if hasattr(loss, '__qualname__') else type(loss).__name__), precision=half if half != 'no' else None) | (
         dict(keep=keep, every=every, held_batches=held_batches) if keep == 'best' else {})
     mine = dict(steps=steps, batch=batch, lr=lr, betas=betas, schedule=schedule, warmup=warmup, clip=clip, pools=pools, ema=ema, noise=describe(noise), seed=seed)
     mine |= {k:v for k,v in other.items() if v} | (dict(facts=facts) if facts else {})
@@ -829,7 +843,9 @@ def fit(
             now['held_raw'] = held_out()
             if avg:
                 with avg.applied(): now['held'] = held_out()
-            run.judged(now.get('held', now['held_raw']))
+            if not math.isfinite(v := now.get('held', now['held_raw'])): raise FloatingPointError(f'the held-out loss is {v} after {run.step} steps: '
+                'the held-out data are not finite, or training has diverged. ' + run.last_good())
+            run.judged(v)
         if tracker: acc.log({k:v for k,v in now.items() if k != 'step' and v is not None}, step=run.step)
 
     cuda,coming = [acc.device] if acc.device.type=='cuda' else [],{}

@@ -301,6 +301,7 @@ def test_clevr_takes_the_weight_that_is_satisfied_most(monkeypatch):
         return torch.rand(c.shape[:2], generator=torch.Generator().manual_seed(0)) < images.float().mean() / 255
 
     monkeypatch.setattr(evaluate, "load", lambda *args, **kwargs: None)
+    monkeypatch.setattr(evaluate, "check_models", lambda *args: None)
     monkeypatch.setattr(clevr, "satisfied", satisfied)
     monkeypatch.setattr(clevr, "METHODS", dict(RRR=lambda base, dde, w: Says(w)))
     monkeypatch.setattr(clevr, "WEIGHTS_TRIED", dict(RRR=(1.0, 2.0, 3.0)))
@@ -309,6 +310,7 @@ def test_clevr_takes_the_weight_that_is_satisfied_most(monkeypatch):
     monkeypatch.setattr(clevr, "drawn", lambda n, seed: (torch.zeros(2, 3, 64, 64, dtype=torch.uint8), [None] * 2))
     monkeypatch.setattr(clevr, "crosses", lambda *args, **kwargs: Picture())
     o = evaluate.argparse.Namespace(
+        preset="tiny",
         folder="",
         device="cpu",
         data="procedural",

@@ -347,3 +347,35 @@ def test_a_header_says_what_a_file_holds(folder):
     start = time.time()
     networks._check_network(folder, json.loads((folder / "config.json").read_text()), header)
     assert time.time() - start < 5
+
+
+def test_a_changed_sigma_data_of_the_base_is_noticed(tmp_path):
+    "The checksum of a base covers its weights; what its config says is compared as well."
+    dde.save(dde.load("maps-tiny/base"), tmp_path / "base", "maps/tiny/base")
+    D = dde.load("maps-tiny/dde")
+    dde.save(D, tmp_path / "dde", "maps/tiny/coordinator", base=tmp_path / "base")
+    config = json.loads((tmp_path / "base" / "config.json").read_text(encoding="utf-8"))
+    text = json.dumps(config | dict(sigma_data=0.9))
+    (tmp_path / "base" / "config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match="sigma_data"):
+        dde.load(tmp_path / "dde")
+
+
+@pytest.mark.parametrize("change", [dict(guidance=dict(w=3.0)), dict(sampler=dict(steps=50))])
+def test_a_finished_model_with_other_settings_of_sampling_is_refused(tmp_path, change):
+    from dde_kit.decomposition import Tiling
+    from dde_kit.maps import PRESETS, build
+    from dde_kit.networks import fit_and_save
+
+    def run(**kw):
+        torch.manual_seed(0)
+        D = dde.DDE(dde.load("maps-tiny/base"), Tiling(64, 32), build(PRESETS["tiny"], "coordinator"))
+        data = lambda g, n: (torch.randn(n, 3, 64, 96, generator=g), torch.zeros(n, 3, 64, 96))
+        settings = dict(noise=(0.0, 1.0), steps=1, batch=1)
+        kw = dict(sampler=dict(steps=5), guidance=dict(w=0.5)) | kw
+        return fit_and_save(D, data, tmp_path / "m", "maps/tiny/coordinator", settings, progress=False, **kw)
+
+    run()
+    run()
+    with pytest.raises(ValueError, match="other settings for sampling"):
+        run(**change)

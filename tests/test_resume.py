@@ -467,3 +467,17 @@ def test_world_size_that_is_no_number_of_processes(text, monkeypatch):
 def test_noise_is_described_by_its_numbers():
     assert training.describe(LogNormal(-1.0, 1.2)) == ["LogNormal", dict(mean=-1.0, std=1.2)]
     assert training.describe(None) is None
+
+
+def test_one_exchanged_image_among_many_is_noticed_by_a_domain(tmp_path):
+    "A sample of the data misses it; the checksum of all of them does not."
+    from dde_kit.maps import Pairs, drawn, train_part
+
+    pairs = drawn(6, 64)
+    options = dict(steps=1, batch=2, every=1, progress=False, cpu=True)
+    train_part("base", "tiny", pairs, tmp_path / "base", **options)
+    sat = pairs.sat.clone()
+    sat[5, 0, 0, 0] ^= 1
+    with pytest.raises(ValueError, match="facts.data"):
+        train_part("base", "tiny", Pairs(pairs.map, sat), tmp_path / "base", **options)
+    train_part("base", "tiny", pairs, tmp_path / "base", **options)

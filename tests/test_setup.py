@@ -16,7 +16,6 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
-MIB = 2**20
 
 
 def python(code, cwd=ROOT, **env):
