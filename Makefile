@@ -25,11 +25,12 @@ demo: setup
 	@echo; echo "The executed notebook: out/30_maps.ipynb (open it with: .venv/bin/jupyter lab out/30_maps.ipynb)"
 	@echo "Table and pictures:    results/maps/tiny/N$(N)-*.csv, .json, .png"
 
-# Two notebooks at a time with one thread of torch each: busy threads on shared cores wait for each other.
+# Two notebooks, then two files of tests at a time, with one thread of torch each: busy threads on shared cores wait
+# for each other.
 test: setup
 	ruff check --quiet
 	OMP_NUM_THREADS=1 DDE_KIT_RESULTS="$(CURDIR)/out/results" nbdev_test --n_workers 2 --timing
-	OMP_NUM_THREADS=1 pytest -q
+	OMP_NUM_THREADS=1 pytest -q -n 2 --dist loadfile
 
 # The newest versions that the ranges of settings.ini allow, one set for all these Pythons. Then: make test.
 PYTHONS ?= python3.11 python3.12

@@ -486,6 +486,6 @@ def test_help_reads_without_the_packages(name):
         f" data_prep.{name} import main; main(['--help'])"
     )
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert "MISSING HERE: httpx, tenacity" in out.stdout and "--limit" in out.stdout and ".[data]" in out.stdout, (
+    assert "MISSING HERE: httpx, tenacity" in out.stdout and "--limit" in out.stdout and "kit[data]" in out.stdout, (
         out.stderr
     )
