@@ -560,7 +560,7 @@ def test_a_place_that_refuses(tmp_path, monkeypatch):
         fetch.can_write(tmp_path / "a.npz")
 
 
-def test_without_a_home(tmp_path, monkeypatch):
+def test_without_a_home(tmp_path, monkeypatch, plain_folder):
     for k in ("DDE_KIT_CACHE", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(k, raising=False)
 
@@ -578,7 +578,7 @@ def test_without_a_home(tmp_path, monkeypatch):
     assert p.returncode == 0 and b"--send-my-key-to-base" in p.stdout and max(map(len, p.stdout.split(b"\n"))) < 121
 
 
-def test_names_in_any_locale(tmp_path):
+def test_names_in_any_locale(tmp_path, plain_folder):
     "Names that the locale cannot spell: the same dataset, the same manifest, and no error on the way."
     d = folder_of(tmp_path / "ïn 写真", 2)
     (d / "a" / "0.jpg").rename(d / "a" / "zö.jpg")

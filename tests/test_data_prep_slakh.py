@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import os
+import shlex
 import shutil
 import sys
 import tarfile
@@ -445,8 +446,7 @@ def song(path, programs=((0, 5), (1, 25), (2, 33)), drums=True, seconds=2, seed=
     f.save(path)
 
 
-FAKE = """#!{python} -S
-import sys; sys.path[:0] = {path!r}
+FAKE = """import sys; sys.path[:0] = {path!r}
 import array, math, os, wave, mido
 assert sys.argv[1:3] == ['-niq', '-g'] and '-F' in sys.argv and os.path.isfile(sys.argv[-2]), sys.argv
 rate,out,song = int(sys.argv[sys.argv.index('-r')+1]),sys.argv[sys.argv.index('-F')+1],mido.MidiFile(sys.argv[-1])
@@ -467,7 +467,10 @@ def synth(tmp_path, monkeypatch):
     d = tmp_path / "bin"
     d.mkdir()
     exe = d / "fluidsynth"
-    exe.write_text(FAKE.format(python=sys.executable, path=[p for p in sys.path if p]))
+    script = d / "fluidsynth.py"
+    script.write_text(FAKE.format(path=[p for p in sys.path if p]), encoding="utf-8")
+    call = f'exec {shlex.quote(sys.executable)} -S {shlex.quote(str(script))} "$@"'  # "#!" cannot spell every folder
+    exe.write_text(f"#!/bin/sh\n{call}\n", encoding="utf-8")
     exe.chmod(0o755)
     font = tmp_path / "font.sf2"
     font.write_bytes(b"RIFF")

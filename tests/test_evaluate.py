@@ -387,7 +387,7 @@ evaluate.main("maps --N 96 --samples 2 --steps 1 --methods Concat --cpu --result
 """
 
 
-def test_without_home_and_with_ascii_only(tmp_path):
+def test_without_home_and_with_ascii_only(tmp_path, plain_folder):
     keep = ("PATH", "PYTHONPATH", "OMP_NUM_THREADS", "SYSTEMROOT")
     env = {k: os.environ[k] for k in keep if k in os.environ}
     env |= dict(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", TMPDIR=str(tmp_path), OMP_NUM_THREADS="1")

@@ -167,8 +167,10 @@ def test_the_wheel_works_elsewhere(packages, tmp_path):
     ],
     ids=["no home", "empty WORLD_SIZE", "ASCII"],
 )
-def test_surroundings(env):
+def test_surroundings(env, request):
     "A home, a language and a launcher are not needed for anything."
+    if "PYTHONUTF8" in env:
+        request.getfixturevalue("plain_folder")
     code = (
         "import importlib, pkgutil, dde_kit as dde\n"
         "for m in pkgutil.iter_modules(dde.__path__): importlib.import_module(f'dde_kit.{m.name}')\n"
