@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 # %% ../nbs/20_clevr.ipynb #c004
-from .checks import check_choice, check_integer, check_number
+from .checks import check_choice, check_folder, check_integer, check_number
 from .denoising import *
 from .sampling import *
 from .decomposition import *

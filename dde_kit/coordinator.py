@@ -14,7 +14,7 @@ from .rope import rope_table, apply_rope
 from .denoising import Wrapped, check_sigma, coefficients, normalised
 from .baselines import check_chunk, check_decomposition, per_part
 from .checks import check_flag, check_integer, check_number
-from .decomposition import Layout, per_axis
+from .decomposition import Layout, check_parts, per_axis
 
 # %% ../nbs/05_coordinator.ipynb #c009
 def tokens(
@@ -292,12 +292,7 @@ class ViTCoordinator(nn.Module):
         F:Layout, # where the parts lie
     )->Tensor: # (b, L, c_out, *patch) parts that agree
         "`C` of equation 4."
-        if not isinstance(F, Layout): raise ValueError(f'a coordinator is told where the parts lie by a Layout, and got {type(F).__name__}: F.layout(size) makes one.')
-        want = (F.L, self.channels*(1+self.noisy), *F.patch)
-        if not isinstance(parts, Tensor) or not parts.is_floating_point(): raise ValueError('a coordinator reads real floating-point parts, and got '
-            f'{parts.dtype if isinstance(parts, Tensor) else type(parts).__name__}.')
-        if tuple(parts.shape[1:]) != want: raise ValueError(f'on {F} this coordinator reads parts of shape (b, {", ".join(map(str, want))}), '
-            f'got {tuple(parts.shape)}: cut them with the layout that is passed along.')
+        check_parts(parts, F, self.channels*(1+self.noisy))
         y,x = self.condition(y, F),parts.to(self.embed.weight.dtype)
         if self.cond=='channels':
             x,y = torch.cat([x, x.new_zeros(*x.shape[:2], self.cond_channels, *F.patch) if y is None else y.to(x)], 2),None

@@ -17,7 +17,7 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
 # %% ../nbs/52_evaluate.ipynb #c004
-from .checks import check_choice, check_flag, check_integer, check_number
+from .checks import check_choice, check_flag, check_folder, check_integer, check_number
 from .decomposition import Tiling
 from .denoising import Wrapped
 from .metrics import *

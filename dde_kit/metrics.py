@@ -6,10 +6,10 @@
 __all__ = ['stats', 'ENOUGH', 'INCEPTION', 'INCEPTION_URL', 'looks', 'as_numbers', 'as_features', 'moments', 'frechet_distance',
            'kid', 'fid_influence', 'kid_influence', 'mean_influence', 'Interval', 'Rough', 'caution', 'counts_of',
            'bootstrap', 'compare', 'fid_curve', 'to_uint8', 'unit', 'FeatureNet', 'feature_loss', 'resize299',
-           'train_features', 'checksum', 'Extractor', 'check_folder', 'whole_files', 'save_feature_net',
-           'load_feature_net', 'kit_small_path', 'inception_folder', 'load_inception', 'download_inception',
-           'extractor', 'features', 'borders', 'seam', 'luminance', 'describe', 'agreement', 'closed', 'wilson',
-           'memory', 'read_arrays', 'save_run', 'revision']
+           'train_features', 'checksum', 'Extractor', 'whole_files', 'save_feature_net', 'load_feature_net',
+           'kit_small_path', 'inception_folder', 'load_inception', 'download_inception', 'extractor', 'features',
+           'borders', 'seam', 'luminance', 'describe', 'agreement', 'closed', 'wilson', 'memory', 'read_arrays',
+           'save_run', 'revision']
 
 # %% ../nbs/07_metrics.ipynb #c004
 import hashlib, json, math, os, platform, subprocess, tempfile, zipfile
@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np, torch
 from torch import nn
 import torch.nn.functional as nnf
-from .checks import check_choice, check_flag, check_integer, check_number
+from .checks import check_choice, check_flag, check_folder, check_integer, check_number
 
 # %% ../nbs/07_metrics.ipynb #c010
 def as_numbers(
@@ -387,23 +387,11 @@ class Extractor:
         return checksum(*self.net.state_dict().values())
 
 # %% ../nbs/07_metrics.ipynb #whole-code
-def check_folder(
-    path, # folder of results, of weights ...
-)->Path:
-    "Make a folder and try to write there: to be asked before the work, not after it."
-    if not isinstance(path, (str, os.PathLike)): raise ValueError(f'a folder came as {type(path).__name__}: give its path.')
-    path = Path(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path) as f: f.write(b'0')
-    except OSError as e:
-        raise ValueError(f'{path} cannot be written ({e.strerror or e}): name another folder.') from None
-    return path
-
 @contextmanager
 def whole_files(*paths):
     "Names to write under; at the end all files get their own names, after an error none does."
     parts = [p.with_name(f'.{p.name}.{os.getpid()}.part') for p in map(Path, paths)]
+    for p in parts: p.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield parts
         for a,b in zip(parts, paths): os.replace(a, b)
@@ -415,10 +403,9 @@ def save_feature_net(net, path):
     "Write a FeatureNet as safetensors, its configuration in the header."
     from safetensors.torch import save_file
     if not hasattr(net, 'config'): raise ValueError(f'the network came as {type(net).__name__}: a FeatureNet is needed.')
-    path = check_folder(Path(path).parent)/Path(path).name
-    part = path.with_name(path.name + '.part')
-    save_file({k: v.detach().cpu().contiguous() for k,v in net.state_dict().items()}, part, metadata={'config': json.dumps(net.config)})
-    os.replace(part, path)
+    check_folder(Path(path).parent)
+    with whole_files(path) as (part,):
+        save_file({k: v.detach().cpu().contiguous() for k,v in net.state_dict().items()}, part, metadata={'config': json.dumps(net.config)})
 
 def load_feature_net(path, kind=FeatureNet):
     "Read a network that `save_feature_net` wrote."
@@ -467,6 +454,7 @@ def load_inception(path, device='cpu'):
 def download_inception(folder=None, url=INCEPTION_URL, device='cpu'):
     "Fetch the Inception file under a temporary name, try it, and only then move it to its place."
     folder = check_folder(folder or inception_folder())
+    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as tmp:
         try: torch.hub.download_url_to_file(url, str(Path(tmp)/INCEPTION), progress=False)
         except OSError as e:

@@ -13,8 +13,8 @@ __all__ = ['TICK', 'MOST_RATE', 'MOST_SAMPLES', 'tiny', 'small', 'paper', 'PRESE
            'ready', 'generate', 'patchwork', 'mel_matrix', 'mel_picture', 'lines_of', 'pictures', 'correlation',
            'chroma', 'scales', 'ends_of', 'check_ends', 'unsaid', 'key_agreement', 'jumps', 'pulse', 'tempo_agreement',
            'border_steps', 'flat', 'fad', 'fad_influence', 'vggish_input', 'VGGish', 'load_vggish', 'ear_mel',
-           'log_mel', 'EarNet', 'facts', 'ear_batches', 'ear_path', 'make_room', 'train_ear', 'load_ear', 'Ear',
-           'ear_windows', 'audio_extractor', 'score_table', 'fad_curve', 'write_wav']
+           'log_mel', 'EarNet', 'facts', 'ear_batches', 'ear_path', 'train_ear', 'load_ear', 'Ear', 'ear_windows',
+           'audio_extractor', 'score_table', 'fad_curve', 'write_wav']
 
 # %% ../nbs/10_music.ipynb #c003
 import base64
@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 # %% ../nbs/10_music.ipynb #c004
-from .checks import check_canvas, check_choice, check_flag, check_integer, check_number
+from .checks import check_canvas, check_choice, check_flag, check_folder, check_integer, check_number
 from .denoising import *
 from .sampling import *
 from .decomposition import *
@@ -1307,11 +1307,6 @@ def ear_batches(
 
 def ear_path(): return WEIGHTS/'kit-small-audio.safetensors'
 
-def make_room(path):
-    "The folder of a file that will be written: asked for before the work."
-    try: Path(path).parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise ValueError(f'{path} cannot be written ({e.strerror or e}): name another folder.') from None
-
 def train_ear(
     path=None, # where to write it; None: into the package
     steps:int=1000,
@@ -1325,7 +1320,7 @@ def train_ear(
     lr,seed = check_number('lr', lr, above=0),check_integer('seed', seed, at_least=0)
     check_flag('progress', progress)
     if path is not None and (not isinstance(path, (str, Path)) or not str(path)): raise ValueError(f'{path=} has to be the name of the file to write.')
-    make_room(path or ear_path())
+    check_folder(Path(path or ear_path()).parent)
     torch.manual_seed(seed)
     net,data = EarNet(),ear_batches(pieces, seed=seed, progress=progress)
     train_features(data, net, steps, lr, .1, progress, prepare=lambda m: m, weight_decay=1e-3)
@@ -1467,11 +1462,8 @@ def write_wav(
     if not isinstance(path, (str, Path)) or Path(path).suffix.lower() != '.wav': raise ValueError(f"{path=} has to be the name of a file that ends in .wav.")
     x,rate,path = check_wave(x),check_rate('rate', rate),Path(path)
     over = (x.abs() > 1).float().mean().item()
-    make_room(path)
-    part = path.with_name(f'.{path.name}.{os.getpid()}')
+    check_folder(path.parent)
     try:
-        soundfile().write(str(part), x.T.clamp(-1, 1).numpy(), rate, format='WAV', subtype='PCM_16')
-        os.replace(part, path)
+        with whole_files(path) as (part,): soundfile().write(str(part), x.T.clamp(-1, 1).numpy(), rate, format='WAV', subtype='PCM_16')
     except RuntimeError as e: raise OSError(f'{path} could not be written ({e}): choose another folder.') from None
-    finally: part.unlink(missing_ok=True)
     return over

@@ -26,7 +26,7 @@ from torch.nn.modules.module import register_module_module_registration_hook, re
 import torch.nn.functional as nnf
 
 import dde_kit
-from .checks import check_canvas, check_flag, check_integer, check_number
+from .checks import check_canvas, check_flag, check_folder, check_integer, check_number, check_path
 
 # %% ../nbs/08_networks.ipynb #c009
 def conv(
@@ -377,11 +377,6 @@ def _domain(name):
     raise ValueError(f'unknown domain {name!r}: the kit has {", ".join(there)}.')
 
 # %% ../nbs/08_networks.ipynb #c081
-def _check_path(name, path):
-    "The path of a file or folder, or a name, as a `Path`."
-    if isinstance(path, (str, os.PathLike)) and os.fspath(path) and '\0' not in str(path): return Path(path)
-    raise ValueError(f'{name}={path!r} has to be a text that is not empty, or a pathlib.Path.')
-
 class _Unfilled(TorchFunctionMode):
     "Inside, tensors are not filled with random numbers: on the device `meta` there is nothing to fill, and torch takes two seconds to find out."
     def __torch_function__(self, f, types, args=(), kwargs=None):
@@ -487,7 +482,7 @@ def shipped()->list: # names, such as `maps-tiny/base`
 # %% ../nbs/08_networks.ipynb #c100
 def _find(name):
     "The folder of a path, or of a shipped name."
-    path = _check_path('name', name)
+    path = check_path('name', name)
     try:
         if path.is_dir(): return path
         aside = _beside(Path(os.path.abspath(path)), 'old')
@@ -692,7 +687,7 @@ def save(
 
 def _prepared(D, folder, network, overrides, sampler, clamp, base, dtype, trained):
     "All that can be said of a save before the weights are known: the folder, and its settings; or why it would be refused."
-    folder,overrides = _check_path('folder', folder).resolve(),dict(overrides or {})
+    folder,overrides = check_path('folder', folder).resolve(),dict(overrides or {})
     net,kind = _network_of(D); _free(folder); _check_dtype(dtype); _check_clamp(clamp)
     if sampler is not None and not isinstance(sampler, dict): raise ValueError(f'{sampler=} has to be a dict of settings of `sample`, e.g. dict(steps=50).')
     if sampler and kind != 'network':
@@ -754,12 +749,12 @@ def adopt(
 # %% ../nbs/08_networks.ipynb #c124
 def _run_of(D, data, held, settings, form):
     "What makes a training this one and no other, for config.json."
-    from dde_kit.training import data_fingerprint, describe, model_facts, tensor_digest
+    from dde_kit.training import data_fingerprint, describe, function_words, model_facts, tensor_digest
     kept = ['steps', 'batch', 'lr', 'betas', 'schedule', 'warmup', 'clip', 'pools', 'ema', 'noise', 'seed', 'loss', 'keep', 'precision', 'facts']
     run = {k: settings[k] for k in kept if settings.get(k) is not None}
     if settings.get('keep') == 'best': run |= {k: settings[k] for k in ('every', 'held_batches') if k in settings}
     if 'noise' in run: run['noise'] = describe(run['noise'])
-    if 'loss' in run: run['loss'] = getattr(run['loss'], '__name__', type(run['loss']).__name__)
+    if 'loss' in run: run['loss'] = function_words(run['loss'])
     m = model_facts(D)
     run['model'] = dict(form=form or {}, sigma_data=getattr(D, 'sigma_data', None), base=m.get('fixed'), all=tensor_digest({}, json.dumps(m, sort_keys=True))[:16])
     run['data'] = data_fingerprint(data)
@@ -787,9 +782,9 @@ def fit_and_save(
 )->Path: # where `load` finds it
     "Train one part of a domain, from its last checkpoint if there is one, and save it."
     from dde_kit.denoising import LogNormal
-    from dde_kit.training import check_settings, check_writable, differences, fit, locked, other_run, team, together
+    from dde_kit.training import check_settings, differences, fit, locked, other_run, team, together
     began = perf_counter()
-    out = _check_path('out', out)
+    out = check_path('out', out)
     check_flag('hold', hold)
     if not isinstance(settings, dict): raise ValueError(f'the settings of `fit` came as {type(settings).__name__}: give a dict, e.g. dict(noise=(-1., 1.6), steps=1000).')
     settings = dict(settings)
@@ -799,7 +794,7 @@ def fit_and_save(
         check_number('the mean of noise', settings['noise'][0]); check_number('the std of noise', settings['noise'][1], above=0)
         settings['noise'] = LogNormal(*settings['noise'])
     beside = out.with_name(f'{out.name}-training')
-    check_settings(**{k: v for k,v in settings.items() if k not in ('seed', 'out', 'held', 'progress')}, data=batches, seed=seed, held=held, progress=progress, out=beside); check_writable(out)
+    check_settings(**{k: v for k,v in settings.items() if k not in ('seed', 'out', 'held', 'progress')}, data=batches, seed=seed, held=held, progress=progress, out=beside); check_folder(out)
     if guidance is not None and not (isinstance(guidance, dict) and guidance.keys() <= {'w', 'above', 'among'}): raise ValueError(f'{guidance=} has to be a dict of w, above and among.')
     for k,v in (guidance or {}).items(): guidance = guidance | {k: v if k == 'among' and v is None else check_integer(k, v, at_least=1) if k == 'among' else check_number(k, v)}
     if hold and not start: raise ValueError('hold=True leaves trained weights as they are, and there are none: name them with start=.')
@@ -836,7 +831,7 @@ def home(
     name:str, # e.g. 'results'
 )->Path:
     "A folder of the checkout; of the working directory where the kit is installed without one. `DDE_KIT_RESULTS` moves results."
-    _check_path('name', name)
+    check_path('name', name)
     if name == 'results' and os.environ.get('DDE_KIT_RESULTS'): return Path(os.environ['DDE_KIT_RESULTS'])
     top = WEIGHTS.parent.parent
     return top/name if (top/'settings.ini').exists() else Path(name)
@@ -846,7 +841,7 @@ def variant(
     data='procedural', # or the path of a dataset
 )->str:
     "`tiny` for procedural data, `tiny-dubai` for dubai.npz."
-    _check_path('preset', preset); _check_path('data', data)
+    check_path('preset', preset); check_path('data', data)
     return preset if str(data) == 'procedural' else f'{preset}-{Path(data).stem}'
 
 def place(
@@ -857,8 +852,8 @@ def place(
     train:bool=False, # are the models about to be made?
 )->str: # with `/part` behind it `load` takes it
     "Where the trained models of an experiment lie. Real data without weights of their own take the procedural ones."
-    _check_path('domain', domain)
-    if weights is not None and weights != '': return str(_check_path('weights', weights))
+    check_path('domain', domain)
+    if weights is not None and weights != '': return str(check_path('weights', weights))
     own = f'{domain}-{variant(preset, data)}'
     if train: return str(home('runs')/own)
     name = own if (WEIGHTS/own).is_dir() else f'{domain}-{preset}'

@@ -9,7 +9,7 @@ __all__ = ['RNNCoordinator', 'small_rnn']
 import torch
 from torch import nn, Tensor
 from .checks import check_flag, check_integer
-from .decomposition import Layout
+from .decomposition import Layout, check_parts
 from .networks import UNet
 
 # %% ../nbs/09_rnn.ipynb #c009
@@ -33,12 +33,8 @@ class RNNCoordinator(nn.Module):
 
     def check(self, parts, F):
         "Parts of this layout, in a row?"
-        if not isinstance(F, Layout) or not isinstance(parts, Tensor) or not parts.is_floating_point(): raise ValueError('a coordinator takes real '
-            f'floating-point parts and their Layout, and got {getattr(parts, "dtype", type(parts).__name__)} and {type(F).__name__}.')
+        check_parts(parts, F, self.channels*(1+self.noisy))
         if F.n != 1: raise ValueError(f'a recurrent coordinator walks along one axis, and {F} has {F.n}: use a ViTCoordinator there.')
-        want = (F.L, self.channels*(1+self.noisy), *F.patch)
-        if tuple(parts.shape[1:]) != want: raise ValueError(f'on {F} this coordinator reads parts of shape (b, {", ".join(map(str, want))}), '
-            f'got {tuple(parts.shape)}: cut them with the layout that is passed along.')
 
     def forward(self,
         parts:Tensor, # (b, L, c, n) what the base model says of each part, normalised

@@ -9,7 +9,7 @@ __all__ = ['SpectralCoordinator']
 import math, torch, torch.nn.functional as nnf
 from torch import nn, Tensor
 from .checks import check_integer, check_number
-from .decomposition import Layout
+from .decomposition import Layout, check_parts
 from .networks import UNet, row_features, spectrum, waveform
 
 # %% ../nbs/09_spectral.ipynb #s017
@@ -60,11 +60,8 @@ class SpectralCoordinator(nn.Module):
     )->Tensor: # (b, L, c, size) parts that were heard together
         "`C` of equation 4."
         c,c_noise = self.channels,sigma.log()/4
-        if not isinstance(F, Layout) or not isinstance(parts, Tensor) or not parts.is_floating_point(): raise ValueError('a coordinator takes real '
-            f'floating-point parts and their Layout, and got {getattr(parts, "dtype", type(parts).__name__)} and {type(F).__name__}.')
-        want = F.L,2*self.channels,*F.patch
-        if F.n != 1 or tuple(parts.shape[1:]) != want: raise ValueError(f'on {F} this coordinator reads parts of shape (b, {", ".join(map(str, want))}) along one axis, '
-            f'got {tuple(parts.shape)}: cut them with the layout that is passed along.')
+        check_parts(parts, F, 2*c)
+        if F.n != 1: raise ValueError(f'a spectrum has one axis, and {F} has {F.n}: use a ViTCoordinator there.')
         canvas = F.merge(parts)
         f,x,T = self.spectra(canvas)
         v = (sigma**2/(sigma**2+self.sigma_data**2)).reshape(-1, 1, 1, 1)                              # power of the noise in x

@@ -15,10 +15,10 @@ from typing import Callable
 
 # %% ../nbs/51_train.ipynb #c004
 import dde_kit
-from .checks import check_flag, check_integer, check_number
+from .checks import check_flag, check_folder, check_integer, check_number, check_path
 from .metrics import unit
 from .networks import _find, _free, _read_config, build, place
-from .training import PRECISIONS, check_path, check_settings, check_writable, differences, check_unused, fit, replace_whole, team
+from .training import PRECISIONS, check_settings, differences, check_unused, fit, replace_whole, team
 
 # %% ../nbs/51_train.ipynb #c007
 @dataclass
@@ -100,8 +100,8 @@ def check_job(
         check_number('the mean of noise', noise[0])
         check_number('the std of noise', noise[1], above=0)
     folder = Path(f'{at}-training')
-    check_settings(**settings, out=check_writable(folder))
-    _free(check_writable(at))
+    check_settings(**settings, out=folder)
+    _free(check_folder(at))
     form = changes.get('form') or {}
     if not isinstance(form, dict): raise ValueError(f'{form=} has to be a dict of changes of the network.')
     if changes.get('sigma_data') is not None: check_number('sigma_data', changes['sigma_data'], above=0)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['USES', 'SCHEDULES', 'APART', 'PRECISIONS', 'stream', 'draw', 'beside', 'trainable', 'constant', 'cosine', 'EMA',
-           'check_path', 'replace_whole', 'tensor_digest', 'save_whole', 'read_whole', 'fingerprint',
-           'same_fingerprint', 'data_fingerprint', 'function_words', 'model_facts', 'differences', 'other_run',
-           'save_csv', 'Run', 'team', 'share', 'gather', 'together', 'check_writable', 'check_unused', 'locked',
-           'sample_many', 'Objective', 'accelerator', 'tuned', 'broken', 'check_settings', 'describe', 'fit']
+           'replace_whole', 'tensor_digest', 'save_whole', 'read_whole', 'fingerprint', 'same_fingerprint',
+           'data_fingerprint', 'function_words', 'model_facts', 'differences', 'other_run', 'save_csv', 'Run', 'team',
+           'share', 'gather', 'together', 'check_unused', 'locked', 'sample_many', 'Objective', 'accelerator', 'tuned',
+           'broken', 'check_settings', 'describe', 'fit']
 
 # %% ../nbs/06_training.ipynb #c003
 import atexit, csv, gc, hashlib, json, math, os, socket, threading, time
@@ -32,7 +32,7 @@ try: import fcntl
 except ImportError: fcntl = None # Windows
 
 # %% ../nbs/06_training.ipynb #c004
-from .checks import check_canvas, check_choice, check_flag, check_integer, check_number, plain_number
+from .checks import check_canvas, check_choice, check_flag, check_folder, check_integer, check_number, check_path, plain_number
 from .denoising import denoising_loss
 from .sampling import sample
 
@@ -170,11 +170,6 @@ class EMA:
             for k,p in self.params.items(): p.data = raw[k]
 
 # %% ../nbs/06_training.ipynb #c043
-def check_path(name, path):
-    "The path of a file or folder as a `Path`."
-    if isinstance(path, (str, os.PathLike)) and os.fspath(path) and '\0' not in str(path): return Path(path)
-    raise ValueError(f'{name}={path!r} has to be the path of a file or folder: a text that is not empty, or a pathlib.Path.')
-
 def replace_whole(
     path, # file to write or replace
     write, # function that writes the file whose name it is given
@@ -288,6 +283,7 @@ def _plain(v): # can it be written down and compared?
 
 def function_words(f):
     "A function in words: its name, and the names and plain constants in it. Two that differ in nothing of this count as the same."
+    if not hasattr(f, '__qualname__'): return type(f).__name__ # an object that can be called
     code = getattr(f, '__code__', None)
     inside = [*code.co_names, *(repr(c) for c in code.co_consts if isinstance(c, (int, float, str)))] if code else []
     return f'{f.__module__}.{f.__qualname__}({", ".join(inside)})'[:500]
@@ -541,20 +537,9 @@ def _seize(path):
     f.truncate(0); f.write(f'process {os.getpid()} on {socket.gethostname()}'); f.flush()
     return f
 
-def check_writable(
-    folder, # that is to be made, or written to
-)->Path:
-    "Refuse a folder that cannot be made or written to, before any time is spent on what is to lie in it."
-    folder = check_path('folder', folder)
-    near = Path(os.path.abspath(folder))
-    while not os.path.lexists(near): near = near.parent
-    if not near.is_dir(): raise ValueError(f'{folder} cannot be a folder: {near} is a file. Choose another place.')
-    if not os.access(near, os.W_OK | os.X_OK): raise ValueError(f'{folder} cannot be written to: {near} does not allow it. Choose another place, or change its permissions.')
-    return folder
-
 def _take(folder):
     "The lock of a folder, as an open file; or an error that says who has it."
-    check_writable(folder).mkdir(parents=True, exist_ok=True)
+    check_folder(folder).mkdir(parents=True, exist_ok=True)
     if (f := _seize(folder/'.lock')) is not None: return f
     try: who = (folder/'.lock').read_text(encoding='utf-8')
     except OSError: who = ''
@@ -725,7 +710,7 @@ def check_settings(
     if 'schedule' in o: check_choice('schedule', o['schedule'], SCHEDULES)
     if 'keep' in o: check_choice('keep', o['keep'], ('last', 'best'))
     if o.get('precision') is not None: check_choice('precision', o['precision'], PRECISIONS)
-    if o.get('out') is not None: check_writable(o['out'])
+    if o.get('out') is not None: check_folder(o['out'])
     if o.get('tracker') and o.get('out') is None: raise ValueError(f'tracker={o["tracker"]!r} needs a folder to write to: pass out=... .')
     if o.get('loss') is not None: _check_loss(o['loss'])
     if o.get('noise') is not None and not callable(getattr(o['noise'], 'sample', None)): raise ValueError(f'noise={o["noise"]!r} has no method `sample`: use LogNormal(mean, std).')
@@ -792,7 +777,7 @@ def fit(
     opt = torch.optim.Adam(params.values(), lr=lr, betas=betas)
     avg = EMA(params, **(ema if isinstance(ema, dict) else {})) if ema else None
     half = precision if precision == 'bf16-base' else acc.mixed_precision
-    other = dict(loss=loss and (function_words(loss) if hasattr(loss, '__qualname__') else type(loss).__name__), precision=half if half != 'no' else None) | (
+    other = dict(loss=loss and function_words(loss), precision=half if half != 'no' else None) | (
         dict(keep=keep, every=every, held_batches=held_batches) if keep == 'best' else {})
     mine = dict(steps=steps, batch=batch, lr=lr, betas=betas, schedule=schedule, warmup=warmup, clip=clip, pools=pools, ema=ema, noise=describe(noise), seed=seed)
     mine |= {k:v for k,v in other.items() if v} | (dict(facts=facts) if facts else {})

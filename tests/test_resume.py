@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import dde_kit as dde
-from dde_kit import training
+from dde_kit import checks, training
 from dde_kit.coordinator import DDE, ViTCoordinator
 from dde_kit.decomposition import Tiling
 from dde_kit.denoising import EDMDenoiser, LogNormal
@@ -425,8 +425,12 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_first_batch(tmp_p
     for out in (tmp_path / "file", tmp_path / "file" / "deep" / "er"):
         with pytest.raises(ValueError, match="is a file"):
             fit(denoiser(), counted, out=out, **OPTS)
-    monkeypatch.setattr(training.os, "access", lambda path, mode: False)
-    with pytest.raises(ValueError, match="cannot be written to: .* does not allow it"):
+
+    def full(**where):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checks.tempfile, "TemporaryFile", full)
+    with pytest.raises(ValueError, match="cannot be written: .* does not allow it .No space left"):
         fit(denoiser(), counted, out=tmp_path / "new", **OPTS)
     assert not asked
 

@@ -36,4 +36,8 @@ check_canvas('x', torch.zeros(0, 1, 4))
 check_canvas('x', torch.zeros(1, 1, 0))
 check_canvas('x', torch.zeros(1, 1, 4), axes=2)
 check_canvas('x', torch.zeros(1, 1, 4), channels=3)
+check_folder('/dev/null/deep')  # is a file
+check_folder('')
+check_path('out', 3)  # not empty
+check_path('out', 'a\\0b')
 """

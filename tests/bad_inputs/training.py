@@ -150,8 +150,6 @@ share(3, 3, 3)  # at most 2
 share(3, 0, 0)
 share(3, 1)
 gather(None)
-check_writable(file / 'a')  # is a file
-check_writable('')
 check_unused(None)
 locked(None).__enter__()
 sample_many(0)  # at least 1
